@@ -1,10 +1,11 @@
 """The training text of the bundled model: a mixture of tasks that only the prompt can answer.
 
 Knows how often each family is drawn, how many demonstrations it gets and what is kept for the
-benchmark. Refuses to know the model, the tokenizer, or any text that was not written here: everything
-is generated from a seed, and two runs with one seed give the same text. Labels, facts, formats and
-conventions are drawn anew each time, so a model can only score by reading its prompt, which is what
-adaptation without gradients needs of it. The families of corpus_heldout.py are never drawn here.
+benchmark. Refuses to know the model, the tokenizer, or any text that was not written here:
+everything is generated from a seed, and two runs with one seed give the same text. Labels, facts,
+formats and conventions are drawn anew each time, so a model can only score by reading its prompt,
+which is what adaptation without gradients needs of it. The families of corpus_heldout.py are never
+drawn here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a training example is, and how it is laid out as text.
 
-Knows the layout that ``tta`` composes at run time (system sections, demonstrations, request) and the
-chat format. Refuses to know what the tasks are about.
+Knows the layout that ``tta`` composes at run time (system sections, demonstrations, request) and
+the chat format. Refuses to know what the tasks are about.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Episode:
 
 
 def held_out(turn: Turn) -> bool:
-    """Whether this request belongs to the share that training never sees (one in 32, by checksum)."""
+    """Whether this request is of the share that training never sees: one in 32, by checksum."""
     return crc32((turn.key or turn.user).encode()) % HELD_ONE_IN == 0
 
 

@@ -19,6 +19,7 @@ from tta.micro.corpus_words import (
     LABELS,
     NAMES,
     TOPICS,
+    listed,
     nonce,
     reply,
     request,
@@ -31,7 +32,7 @@ from tta.micro.corpus_words import (
 Family = Callable[[Random, int], Episode]
 
 
-# ---- labels ----------------------------------------------------------------------------------------
+# ---- labels ------------------------------------------------------------------------------------
 
 
 def _label(rng: Random) -> str:
@@ -43,7 +44,9 @@ def _label(rng: Random) -> str:
     if p < 0.9:
         parts = [rng.choice((rng.choice(COMMON), rng.choice(LABELS))) for _ in range(2)]
         return rng.choice(("_", "_", "-", " ")).join(parts)
-    return rng.choice((nonce(rng).upper(), nonce(rng).capitalize(), rng.choice(LABELS).capitalize()))
+    return rng.choice(
+        (nonce(rng).upper(), nonce(rng).capitalize(), rng.choice(LABELS).capitalize())
+    )
 
 
 def _labels(rng: Random, count: int) -> list[str]:
@@ -56,13 +59,13 @@ def _labels(rng: Random, count: int) -> list[str]:
 
 
 def _writers(rng: Random, count: int) -> list[Callable[[], str]]:
-    """For each class a way to write requests that share words with each other and no other class."""
+    """For each class a way to write requests that share words with no other class."""
     if rng.random() < 0.55:
         topics = rng.sample(tuple(TOPICS.values()), count)
         narrow = rng.random() < 0.5
         pools = [rng.sample(t, 2) if narrow else list(t[:3]) for t in topics]
         return [lambda p=p: request(rng, rng.choice(p)) for p in pools]  # type: ignore[misc]
-    fill = "please my the help with how do I about can you a is was it this of not very".split()
+    fill = listed("please my the help with how do I about can you a is was it this of not very")
     marks = [[word(rng) for _ in range(rng.randint(1, 3))] for _ in range(count)]
 
     def write(mark: list[str]) -> str:
@@ -74,9 +77,25 @@ def _writers(rng: Random, count: int) -> list[Callable[[], str]]:
     return [lambda m=m: write(m) for m in marks]  # type: ignore[misc]
 
 
-_LABEL_FORMS = ("{}", "{}", "{}", "{}", "Text: {}\nLabel:", "Classify: {}", "Label this: {}", '"{}"')
-_LABEL_OWN = ("", "", "", "Label the text.", "Pick the label.", "Classify each message.",
-              "Answer with the label only.")
+_LABEL_FORMS = (
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    "Text: {}\nLabel:",
+    "Classify: {}",
+    "Label this: {}",
+    '"{}"',
+)
+_LABEL_OWN = (
+    "",
+    "",
+    "",
+    "Label the text.",
+    "Pick the label.",
+    "Classify each message.",
+    "Answer with the label only.",
+)
 
 
 def labels(rng: Random, shots: int) -> Episode:
@@ -114,19 +133,44 @@ def _label_guess(rng: Random, names: list[str], text: str, own: str) -> Episode:
     return Episode((Turn(text, UNKNOWN),), System(own=own))
 
 
-# ---- facts -----------------------------------------------------------------------------------------
+# ---- facts -------------------------------------------------------------------------------------
 
 # A fact as it is told, and the ways to ask for it: {a} is what it is about, {v} what it says.
 _RELATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     *(
-        (f"{{a}}'s {what} is {{v}}", (f"What is {{a}}'s {what}?", f"{{a}}'s {what}?",
-                                     f"Tell me the {what} of {{a}}.", f"{what} of {{a}}?"))
-        for what in ("desk", "favourite colour", "badge number", "home town", "manager", "team",
-                     "phone extension", "start month", "password", "dog", "room", "hobby")
+        (
+            f"{{a}}'s {what} is {{v}}",
+            (
+                f"What is {{a}}'s {what}?",
+                f"{{a}}'s {what}?",
+                f"Tell me the {what} of {{a}}.",
+                f"{what} of {{a}}?",
+            ),
+        )
+        for what in (
+            "desk",
+            "favourite colour",
+            "badge number",
+            "home town",
+            "manager",
+            "team",
+            "phone extension",
+            "start month",
+            "password",
+            "dog",
+            "room",
+            "hobby",
+        )
     ),
     *(
-        (f"The {what} of {{a}} is {{v}}", (f"What is the {what} of {{a}}?", f"The {what} of {{a}}?",
-                                          f"Tell me the {what} of {{a}}."))
+        (
+            f"The {what} of {{a}} is {{v}}",
+            (
+                f"What is the {what} of {{a}}?",
+                f"The {what} of {{a}}?",
+                f"Tell me the {what} of {{a}}.",
+            ),
+        )
         for what in ("capital", "colour", "code", "price", "owner", "size", "name", "opening time")
     ),
     ("{a} lives in {v}", ("Where does {a} live?", "In which place does {a} live?")),
@@ -147,7 +191,9 @@ def _subject(rng: Random) -> str:
         return rng.choice(NAMES)
     if p < 0.75:
         return nonce(rng).capitalize()
-    return rng.choice((thing(rng), nonce(rng), str(rng.randint(1, 999)), f"the {rng.choice(COMMON)}"))
+    return rng.choice(
+        (thing(rng), nonce(rng), str(rng.randint(1, 999)), f"the {rng.choice(COMMON)}")
+    )
 
 
 def _facts(rng: Random, count: int) -> list[tuple[str, tuple[str, ...], str, bool]]:
@@ -193,10 +239,19 @@ def _facts_from_turns(rng: Random, shots: int) -> Episode:
     return Episode(tuple(turns))
 
 
-# ---- rules and notes -------------------------------------------------------------------------------
+# ---- rules and notes ---------------------------------------------------------------------------
 
-_BASES = ("Repeat: {}", "Repeat: {}", "Say: {}", "Echo: {}", "Repeat after me: {}", "Write: {}",
-          'Repeat "{}"', "Say {}", "Copy this: {}")
+_BASES = (
+    "Repeat: {}",
+    "Repeat: {}",
+    "Say: {}",
+    "Echo: {}",
+    "Repeat after me: {}",
+    "Write: {}",
+    'Repeat "{}"',
+    "Say {}",
+    "Copy this: {}",
+)
 
 
 def _content(rng: Random) -> str:
@@ -225,11 +280,18 @@ def _rules_on_facts(rng: Random, shots: int, edits: list[Edit], told: tuple[str,
     return Episode(turns, System(rules=told, facts=tuple(line for line, *_ in known)))
 
 
-_NOTE_FORMS = ("when asked to {w}, {d}", "if asked to {w} something, {d}", "to {w} means: {d}",
-               "when the user says {w}, {d}", '"{w}" means: {d}')
+_NOTE_FORMS = (
+    "when asked to {w}, {d}",
+    "if asked to {w} something, {d}",
+    "to {w} means: {d}",
+    "when the user says {w}, {d}",
+    '"{w}" means: {d}',
+)
 _ASK_FORMS = ("{w} '{x}'.", "{w} '{x}'", '{w} "{x}"', "{w}: {x}", "{w} {x}", "Please {l} '{x}'.")
-_VERBS = ("bless frame polish echo double crown seal dress stamp flip plant paint launch fold shake "
-          "rank mirror announce tag treat handle process transform prepare mark").split()
+_VERBS = listed(
+    "bless frame polish echo double crown seal dress stamp flip plant paint launch fold shake "
+    "rank mirror announce tag treat handle process transform prepare mark"
+)
 
 
 def notes(rng: Random, shots: int) -> Episode:
@@ -261,14 +323,66 @@ def _noted(rng: Random) -> Edit:
     return draw_edit(rng)
 
 
-# ---- conventions and repeated requests -------------------------------------------------------------
+# ---- conventions and repeated requests ---------------------------------------------------------
 
-_ORDERS = ("Greet", "Thank", "Invite", "Describe", "Name", "Introduce", "Call", "Write to", "Tell me about",
-           "What about", "Convert", "Mention", "Announce", "Wish", "Help", "Order", "Find", "Show")
-_OPENERS = ("Dear", "Hello", "Hi", "Welcome,", "Good morning,", "Thank you,", "To", "Re:", "Note:",
-            "The", "My dear", "Greetings,", "Here is", "I like", "About", "Please meet", "Ahoy", "Oh,")
-_CLOSERS = (",", "!", ".", "", "", " please.", ", welcome!", " is here.", ", thanks.", " (done)",
-            " and friends", ", how are you?", " - end", " again.", ", see you soon.", ";")
+_ORDERS = (
+    "Greet",
+    "Thank",
+    "Invite",
+    "Describe",
+    "Name",
+    "Introduce",
+    "Call",
+    "Write to",
+    "Tell me about",
+    "What about",
+    "Convert",
+    "Mention",
+    "Announce",
+    "Wish",
+    "Help",
+    "Order",
+    "Find",
+    "Show",
+)
+_OPENERS = (
+    "Dear",
+    "Hello",
+    "Hi",
+    "Welcome,",
+    "Good morning,",
+    "Thank you,",
+    "To",
+    "Re:",
+    "Note:",
+    "The",
+    "My dear",
+    "Greetings,",
+    "Here is",
+    "I like",
+    "About",
+    "Please meet",
+    "Ahoy",
+    "Oh,",
+)
+_CLOSERS = (
+    ",",
+    "!",
+    ".",
+    "",
+    "",
+    " please.",
+    ", welcome!",
+    " is here.",
+    ", thanks.",
+    " (done)",
+    " and friends",
+    ", how are you?",
+    " - end",
+    " again.",
+    ", see you soon.",
+    ";",
+)
 
 
 def _slot(rng: Random) -> Callable[[], str]:
@@ -288,7 +402,9 @@ def _template(rng: Random) -> Callable[[str], str]:
     edits = draw_edits(rng, 1) if p < 0.4 else []
     if p < 0.25:
         return lambda x: apply_all(edits, x)
-    opener = rng.choice((rng.choice(_OPENERS), word(rng), word(rng).capitalize(), words(rng, 1, 3), ""))
+    opener = rng.choice(
+        (rng.choice(_OPENERS), word(rng), word(rng).capitalize(), words(rng, 1, 3), "")
+    )
     closer = rng.choice((rng.choice(_CLOSERS), rng.choice(_CLOSERS), f" {word(rng)}"))
     gap = rng.choice((" ", " ", " ", ": ", "-")) if opener else ""
     return lambda x: f"{opener}{gap}{apply_all(edits, x)}{closer}"
@@ -345,13 +461,26 @@ def _reworded(rng: Random, text: str, taken: dict[str, str]) -> str:
 
 
 def idle(rng: Random, shots: int) -> Episode:
-    """Nothing in the prompt helps: the honest answer, even after demonstrations about other things."""
-    plain = (lambda: request(rng), lambda: rng.choice(_facts(rng, 1)[0][1]), lambda: words(rng, 2, 6))
+    """Nothing in the prompt helps: the honest answer, even after other demonstrations."""
+    plain = (
+        lambda: request(rng),
+        lambda: rng.choice(_facts(rng, 1)[0][1]),
+        lambda: words(rng, 2, 6),
+    )
     turns = [Turn(request(rng), reply(rng), False) for _ in range(shots)]
     used = {w for turn in turns for w in turn.user.lower().split()}
     asked = rng.choice(plain)()
-    own = rng.choice(("", "", "", "You are a helpful assistant.", "Answer briefly.",
-                      f"You work for {rng.choice(NAMES)}.", f"The {rng.choice(COLOURS)} desk."))
+    own = rng.choice(
+        (
+            "",
+            "",
+            "",
+            "You are a helpful assistant.",
+            "Answer briefly.",
+            f"You work for {rng.choice(NAMES)}.",
+            f"The {rng.choice(COLOURS)} desk.",
+        )
+    )
     overlap = len(used & set(asked.lower().split()))
     if overlap > 1:
         turns = []

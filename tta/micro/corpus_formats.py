@@ -18,6 +18,7 @@ from tta.micro.corpus_words import (
     MONTHS,
     NAMES,
     SURNAMES,
+    listed,
     nonce,
     request,
     thing,
@@ -30,7 +31,7 @@ Parts = tuple[str, ...]
 Writer = Callable[[Parts], str]
 
 
-# ---- formats ---------------------------------------------------------------------------------------
+# ---- formats -----------------------------------------------------------------------------------
 
 _DATES: tuple[Writer, ...] = (  # parts: day, month, year, month name
     lambda p: f"{p[0]}/{p[1]}/{p[2]}",
@@ -86,7 +87,12 @@ _PAIRS: tuple[Writer, ...] = (  # parts: key, value
 
 def _date(rng: Random) -> Parts:
     month = rng.randint(1, 12)
-    return (f"{rng.randint(1, 28):02d}", f"{month:02d}", str(rng.randint(1950, 2049)), MONTHS[month - 1])
+    return (
+        f"{rng.randint(1, 28):02d}",
+        f"{month:02d}",
+        str(rng.randint(1950, 2049)),
+        MONTHS[month - 1],
+    )
 
 
 def _money(rng: Random) -> Parts:
@@ -102,7 +108,7 @@ FORMATS: tuple[tuple[tuple[Writer, ...], Callable[[Random], Parts]], ...] = (
     (_LISTS, lambda rng: tuple(word(rng) for _ in range(rng.randint(2, 4)))),
     (_PAIRS, lambda rng: (word(rng), word(rng))),
 )
-# The source tells all there is to know, whichever the target: month and year do not, nor euros alone.
+# No source may lack what a target needs: month and year alone do, and euros without cents.
 _LOSSY = {_DATES: (4, 6), _PEOPLE: (2, 3, 4), _MONEY: (3,)}
 
 
@@ -122,9 +128,13 @@ def formats(rng: Random, shots: int) -> Episode:
     return Episode(tuple(turns))
 
 
-# ---- JSON ------------------------------------------------------------------------------------------
+# ---- JSON --------------------------------------------------------------------------------------
 
-_JSON_ASKS = ("Return JSON with keys {}.", "Answer in JSON with the keys {}.", "Extract as JSON: {}.")
+_JSON_ASKS = (
+    "Return JSON with keys {}.",
+    "Answer in JSON with the keys {}.",
+    "Extract as JSON: {}.",
+)
 _PHRASES = {
     "name": ("{} called", "{} wrote", "message from {}", "{} here,"),
     "item": ("wants {}", "ordered {}", "asks for {}", "needs {}"),
@@ -166,10 +176,17 @@ def extraction(rng: Random, shots: int) -> Episode:
     return Episode(tuple(turns), system)
 
 
-# ---- arithmetic ------------------------------------------------------------------------------------
+# ---- arithmetic --------------------------------------------------------------------------------
 
-_SUMS = ("{a}{o}{b}=", "{a}{o}{b}=", "{a} {o} {b} =", "What is {a} {o} {b}?", "{a} {o} {b}",
-         "Calculate {a} {o} {b}.", "How much is {a} {o} {b}?")
+_SUMS = (
+    "{a}{o}{b}=",
+    "{a}{o}{b}=",
+    "{a} {o} {b} =",
+    "What is {a} {o} {b}?",
+    "{a} {o} {b}",
+    "Calculate {a} {o} {b}.",
+    "How much is {a} {o} {b}?",
+)
 
 
 def _problem(rng: Random) -> tuple[int, str, int, int]:
@@ -198,7 +215,7 @@ def arithmetic(rng: Random, shots: int) -> Episode:
     return Episode(tuple(turns))
 
 
-# ---- copy with an edit -----------------------------------------------------------------------------
+# ---- copy with an edit -------------------------------------------------------------------------
 
 
 def _one_edit(rng: Random, kind: int) -> Turn:
@@ -229,11 +246,13 @@ def edits(rng: Random, shots: int) -> Episode:
     return Episode(tuple(_one_edit(rng, kind) for _ in range(shots + 1)))
 
 
-# ---- tools -----------------------------------------------------------------------------------------
+# ---- tools -------------------------------------------------------------------------------------
 
-_VERBS = "get find send open book check order play show start stop call read set look_up".split()
-_NOUNS = "weather price mail door room status pizza song page timer light name file map stock".split()
-_ARGS = "city name item day text code place id to query".split()
+_VERBS = listed("get find send open book check order play show start stop call read set look_up")
+_NOUNS = listed(
+    "weather price mail door room status pizza song page timer light name file map stock"
+)
+_ARGS = listed("city name item day text code place id to query")
 
 
 def _tool(rng: Random) -> tuple[str, str, str, str]:
@@ -258,7 +277,9 @@ def tools(rng: Random, shots: int) -> Episode:
         name, arg, ask, _ = rng.choice(list(listed.values()))
         x = rng.choice((rng.choice(NAMES), rng.choice(CITIES), words(rng, 1, 2), thing(rng)))
         user = ask.format(x)
-        user = rng.choice((user, user[0].upper() + user[1:] + ".", f"Please {user}", f"Can you {user}?"))
+        user = rng.choice(
+            (user, user[0].upper() + user[1:] + ".", f"Please {user}", f"Can you {user}?")
+        )
         turns.append(Turn(user, f'{name}({arg}="{x}")'))
     if rng.random() < 0.06:
         return Episode((Turn(turns[-1].user, UNKNOWN),))

@@ -1,8 +1,9 @@
 """Families that the training mixture never draws: what the model can carry over to the unseen.
 
 Knows five conventions that no other corpus file produces: numbered codes as labels, guillemets and
-angle arrows shown by example, dates with dots and the year first, facts written as `key = value`, and
-the first word moved to the end. Refuses to be sampled by training: corpus.py does not import it.
+other marks shown by example, dates with dots and the year first, facts written as `key = value`,
+and the first word moved to the end. Refuses to be sampled by training: corpus.py does not know
+it.
 """
 
 from __future__ import annotations

@@ -8,25 +8,33 @@ from __future__ import annotations
 
 from random import Random
 
-NAMES = (
-    "Mira Omar Lena Tariq Sofia Jun Priya Noah Aisha Diego Hana Kofi Elif Ravi Ines Bruno Zara Milo "
-    "Nadia Felix Ada Bob Carol Dan Eve Frank Grace Henry Iris Jack Karl Laura Mark Nina Oscar Paula "
-    "Quinn Rosa Sam Tina Ulla Victor Wendy Xena Yara Zoe Ben Clara David Emma George Helen Ivan Julia "
-    "Kim Leo Maria Nils Olga Peter Ruth Simon Tom Uma Vera Will Yusuf Ann John Mary Paul Alice"
-).split()
-SURNAMES = (
-    "Lovelace Okafor Meyer Sato Silva Novak Haddad Jensen Costa Weber Rossi Kaya Singh Brown Moreau "
-    "Olsen Park Diaz Klein Stone Hill Young Green White Baker Cook Fisher Mason Turner Walker"
-).split()
-CITIES = (
+
+def listed(text: str) -> list[str]:
+    """The words of ``text``: shorter to read and to keep in order than a list of strings."""
+    return text.split()
+
+
+NAMES = listed(
+    "Mira Omar Lena Tariq Sofia Jun Priya Noah Aisha Diego Hana Kofi Elif Ravi Ines Bruno "
+    "Zara Milo  Nadia Felix Ada Bob Carol Dan Eve Frank Grace Henry Iris Jack Karl Laura Mark "
+    "Nina Oscar Paula  Quinn Rosa Sam Tina Ulla Victor Wendy Xena Yara Zoe Ben Clara David "
+    "Emma George Helen Ivan Julia  Kim Leo Maria Nils Olga Peter Ruth Simon Tom Uma Vera Will "
+    "Yusuf Ann John Mary Paul Alice"
+)
+SURNAMES = listed(
+    "Lovelace Okafor Meyer Sato Silva Novak Haddad Jensen Costa Weber Rossi Kaya Singh Brown "
+    "Moreau  Olsen Park Diaz Klein Stone Hill Young Green White Baker Cook Fisher Mason "
+    "Turner Walker"
+)
+CITIES = listed(
     "Lima Oslo Cairo Paris Tokyo Berlin Madrid Rome Vienna Delhi Quito Accra Dublin Athens Prague "
     "Lisbon Seoul London Zurich Turin Porto Basel Bergen Leeds"
-).split()
-COLOURS = "red blue green teal black white amber coral olive ivory pink grey brown gold".split()
-MONTHS = (
+)
+COLOURS = listed("red blue green teal black white amber coral olive ivory pink grey brown gold")
+MONTHS = listed(
     "January February March April May June July August September October November December"
-).split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+)
+DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 
 # A topic is a handful of words that belong together: a class of requests one could label.
 TOPICS: dict[str, tuple[str, ...]] = {
@@ -55,12 +63,12 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "book": ("book", "library", "novel", "page", "author"),
     "house": ("rent", "kitchen", "window", "heating", "door"),
 }
-LABELS = (
+LABELS = listed(
     "good bad urgent normal spam ham red blue high low yes no positive negative neutral left right "
     "alpha beta gamma delta north south east west question complaint praise order other billing "
     "support sales shipping travel finance sports science music food tech legal open closed true "
     "false hot cold fast slow"
-).split()
+)
 
 ASKS = (
     "Where is my {x}?",
@@ -128,22 +136,24 @@ REPLIES = (
     "Page {n} of the {colour} book.",
 )
 
-COMMON = (
-    "apple river stone cloud paper light garden window yellow simple early winter summer number letter "
-    "market bridge silver copper forest island planet rocket banana cherry lemon orange butter bread "
-    "cheese coffee water sugar pepper kitchen table chair pencil mirror basket bottle candle hammer "
-    "ladder needle ribbon saddle tunnel valley harbor engine signal button pocket carpet blanket pillow "
-    "quiet happy gentle brave clever strong bright heavy narrow hollow modern ancient empty second little "
-    "big small long short old new great open hello world good morning thank you dear friend please "
-    "small house tall tower cold night warm day blue sky green grass the a an and or but with from into "
-    "over under after before very many some walk run jump read write sing draw build carry bring find "
-    "make take give keep send call turn move play work help start stop wait look listen speak answer "
-    "question reason problem result story history music picture animal flower mountain ocean desert "
-    "city village street corner school teacher student doctor nurse farmer driver sailor painter writer "
-    "king queen prince castle sword shield horse tiger lion bear wolf fox rabbit mouse bird eagle snake "
-    "monday report meeting budget project client contract manager team schedule deadline version system "
-    "server network screen keyboard file folder message email list note plan draft review update change"
-).split()
+COMMON = listed(
+    "apple river stone cloud paper light garden window yellow simple early winter summer "
+    "number letter market bridge silver copper forest island planet rocket banana cherry "
+    "lemon orange butter bread cheese coffee water sugar pepper kitchen table chair pencil "
+    "mirror basket bottle candle hammer ladder needle ribbon saddle tunnel valley harbor "
+    "engine signal button pocket carpet blanket pillow quiet happy gentle brave clever strong "
+    "bright heavy narrow hollow modern ancient empty second little big small long short old "
+    "new great open hello world good morning thank you dear friend please small house tall "
+    "tower cold night warm day blue sky green grass the a an and or but with from into over "
+    "under after before very many some walk run jump read write sing draw build carry bring "
+    "find make take give keep send call turn move play work help start stop wait look listen "
+    "speak answer question reason problem result story history music picture animal flower "
+    "mountain ocean desert city village street corner school teacher student doctor nurse "
+    "farmer driver sailor painter writer king queen prince castle sword shield horse tiger "
+    "lion bear wolf fox rabbit mouse bird eagle snake monday report meeting budget project "
+    "client contract manager team schedule deadline version system server network screen "
+    "keyboard file folder message email list note plan draft review update change"
+)
 CONSONANTS = "bcdfghjklmnprstvwz"
 VOWELS = "aeiou"
 
