@@ -1,0 +1,1 @@
+"""How a frozen model answers: drawing, choosing among a closed set, deciding."""

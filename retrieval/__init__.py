@@ -1,0 +1,1 @@
+"""Which memories bear on this request, and how they fit into the prompt."""
