@@ -65,12 +65,12 @@ class Model(Protocol):
         """The prompt that asks for the next assistant turn."""
 
     def draw(
-        self, prompt: Prompt, *, n: int, max_new_tokens: int, seed: int, output: Any = None
+        self, prompt: Prompt, *, n: int, max_new_tokens: int, seed: int, output: object = None
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """`n` candidates: the first is greedy, the others sampled by (seed, sample, step)."""
 
     def choose(self, prompt: Prompt, answers: Sequence[str]) -> tuple[FloatArray, Cost]:
-        """Log-probability (nats) of each answer's tokens after the prompt, shape (len(answers),)."""
+        """Log-probability (nats) of each answer after the prompt, shape (len(answers),)."""
 
 
 class Records(Protocol):

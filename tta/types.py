@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 from uuid import uuid4
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
@@ -66,7 +65,7 @@ class Request:
     messages: tuple[Message, ...]
     user: str = DEFAULT_USER
     task: str | None = None
-    output: Any = None
+    output: object = None
     n: int = 1
     max_new_tokens: int | None = None
     seed: int = 0
@@ -112,9 +111,9 @@ class RecordKind(StrEnum):
 class Record:
     """One thing remembered. The text is the truth; vectors are derived from it.
 
-    `request` is what the record is found by: the request's text for a case, the instruction pattern
-    for a note, empty for a rule. `answer` is the answer, the note or the rule. `source` is the id of
-    the feedback that made it; `weight` is in (0, 1]; `created` in seconds since 1970.
+    `request` is what the record is found by: the request's text for a case, the instruction
+    pattern for a note, empty for a rule. `answer` is the answer, the note or the rule. `source` is
+    the id of the feedback that made it; `weight` is in (0, 1]; `created` in seconds since 1970.
     """
 
     id: str
