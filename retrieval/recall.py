@@ -1,0 +1,184 @@
+"""Which records of one user and one task bear on a request, and in which order.
+
+Knows the rules of choice: near, newest wins, diverse. Knows neither where records and vectors are
+kept (`Records`), nor how much of what it recalls fits into a prompt (`pack`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from tta.errors import InvalidSetting
+from tta.protocols import Embedder, Records
+from tta.types import ANY_TASK, Recall, Recalled, Record, RecordKind, Request, Task
+
+if TYPE_CHECKING:
+    from tta.protocols import FloatArray
+
+RULE, NOTE, REJECTED = "rule", "note", "rejected"
+DEMONSTRATION = "demonstration"
+"""Channel of the cases meant to be shown."""
+VOTE = "vote"
+"""Channel of the cases beyond those: they vote, and are not offered to the prompt."""
+
+NOTE_THRESHOLD = 0.9
+"""Least cosine between a note's pattern and the request's for the note to apply.
+
+High, because wording says little about intent: among MemPrompt's questions the nearest *other*
+wording has the same intent in 27 to 53 % of cases; above 0.9 hardly any two wordings are left.
+"""
+
+SAME_ANSWER_PENALTY = 0.1
+"""How much nearer a demonstration must be for each one chosen before it with the same answer."""
+
+_INDISTINCT = 0.999
+"""Texts beyond this cosine may be one text to the embedder (it reads only their beginning)."""
+
+
+class Recaller:
+    """Rules, notes, cases and rejected answers for one request.
+
+    `demonstrations`: how many cases are meant to be shown; `voters`: how many cases, and how many
+    rejected answers, are recalled in all (exact search, so many are cheap); `notes`: at most so
+    many notes. Raises InvalidSetting for counts below 0 or more demonstrations than voters.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        embedder: Embedder,
+        *,
+        demonstrations: int = 8,
+        voters: int = 64,
+        notes: int = 3,
+        note_threshold: float = NOTE_THRESHOLD,
+    ) -> None:
+        if not 0 <= demonstrations <= voters or notes < 0:
+            raise InvalidSetting(
+                f"demonstrations={demonstrations!r}, voters={voters!r}, notes={notes!r}",
+                value=(demonstrations, voters, notes),
+                hint="Use 0 <= demonstrations <= voters and notes >= 0",
+            )
+        self._records = records
+        self._embedder = embedder
+        self._demonstrations = demonstrations
+        self._voters = voters
+        self._notes = notes
+        self._note_threshold = note_threshold
+
+    def recall(self, request: Request, task: Task) -> Recall:
+        """What bears on `request` in the scope (request.user, task.name).
+
+        One embedding call: the prompt and the task's pattern.
+        """
+        by_prompt, by_pattern = self._embedder.embed([request.prompt, task.pattern])
+        return Recall(
+            rules=self._rules(request.user, task.name),
+            notes=self._recall_notes(by_pattern, request.user, task),
+            cases=self._recall_cases(by_prompt, request, task.name),
+            rejected=self._recall_rejected(by_prompt, request, task.name),
+        )
+
+    def _rules(self, user: str, task: str) -> tuple[Recalled, ...]:
+        found = self._records.records(user=user, task=task, kind=RecordKind.RULE)
+        ours = [record for record in found if record.task in (ANY_TASK, task)]
+        return tuple(Recalled(record=record, score=1.0, channel=RULE) for record in ours)
+
+    def _recall_notes(self, vector: FloatArray, user: str, task: Task) -> tuple[Recalled, ...]:
+        """Newest note of each near pattern; a note on this very pattern stands alone."""
+        if not self._notes or not task.pattern:
+            return ()
+        near = self._records.nearest(
+            vector, self._voters, user=user, task=task.name, kind=RecordKind.NOTE
+        )
+        newest: dict[str, Recalled] = {}
+        for note in _recalled(near, NOTE):
+            known = newest.get(note.record.request)
+            if note.score >= self._note_threshold and not (known and _older(note, known)):
+                newest[note.record.request] = note
+        if task.pattern in newest:
+            return (newest[task.pattern],)
+        return tuple(sorted(newest.values(), key=lambda n: -n.score)[: self._notes])
+
+    def _recall_cases(
+        self, vector: FloatArray, request: Request, task: str
+    ) -> tuple[Recalled, ...]:
+        """Demonstrations first, each part best first."""
+        pool = self._same_text_first(vector, request, task, RecordKind.CASE)
+        shown = _diverse(_newest_of_each_text(pool), request.prompt, self._demonstrations)
+        chosen = {case.record.id for case in shown}
+        rest = [case for case in pool if case.record.id not in chosen]
+        return (
+            *(_in_channel(case, DEMONSTRATION) for case in shown),
+            *(_in_channel(case, VOTE) for case in rest),
+        )
+
+    def _recall_rejected(
+        self, vector: FloatArray, request: Request, task: str
+    ) -> tuple[Recalled, ...]:
+        pool = self._same_text_first(vector, request, task, RecordKind.REJECTED)
+        return tuple(_in_channel(case, REJECTED) for case in pool)
+
+    def _same_text_first(
+        self, vector: FloatArray, request: Request, task: str, kind: RecordKind
+    ) -> list[Recalled]:
+        """The nearest records; those of the very same text first, the newest leading."""
+        if not self._voters:
+            return []
+        scope = {"user": request.user, "task": task}
+        near = list(self._records.nearest(vector, self._voters, **scope, kind=kind))
+        if len(near) == self._voters and near[-1][1] > _INDISTINCT:
+            # Long texts with one beginning crowd out the very text: look for it by name.
+            known = {record.id for record, _ in near}
+            every = self._records.records(**scope, kind=kind)
+            near += [(r, 1.0) for r in every if r.request == request.prompt and r.id not in known]
+        pool = _recalled(near, VOTE)
+        same = [case for case in pool if case.record.request == request.prompt]
+        other = [case for case in pool if case.record.request != request.prompt]
+        same.sort(key=lambda case: case.record.created, reverse=True)
+        return [*same, *other][: self._voters]
+
+
+def _diverse(pool: Sequence[Recalled], prompt: str, k: int) -> list[Recalled]:
+    """At most `k` of `pool`: near, but not all with one answer; the very same text first.
+
+    Maximal marginal relevance (Carbonell & Goldstein 1998) with the answer as what is redundant:
+    the next is argmax of cosine - penalty * (chosen ones with the same answer).
+    """
+    left, chosen = list(pool), list[Recalled]()
+    seen: Counter[str] = Counter()
+
+    def gain(case: Recalled) -> tuple[bool, float]:
+        redundant = SAME_ANSWER_PENALTY * seen[case.record.answer]
+        return case.record.request == prompt, case.score - redundant
+
+    while left and len(chosen) < k:
+        best = max(left, key=gain)
+        left.remove(best)
+        chosen.append(best)
+        seen[best.record.answer] += 1
+    return chosen
+
+
+def _newest_of_each_text(pool: Iterable[Recalled]) -> list[Recalled]:
+    """One case per request text: shown together, an old answer would contradict the new one."""
+    newest: dict[str, Recalled] = {}
+    for case in pool:
+        known = newest.get(case.record.request)
+        if known is None or _older(known, case):
+            newest[case.record.request] = case
+    return list(newest.values())
+
+
+def _older(a: Recalled, b: Recalled) -> bool:
+    return a.record.created < b.record.created
+
+
+def _recalled(found: Iterable[tuple[Record, float]], channel: str) -> list[Recalled]:
+    return [Recalled(record=r, score=min(1.0, float(s)), channel=channel) for r, s in found]
+
+
+def _in_channel(case: Recalled, channel: str) -> Recalled:
+    return Recalled(record=case.record, score=case.score, channel=channel)
