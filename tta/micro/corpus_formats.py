@@ -215,6 +215,19 @@ def arithmetic(rng: Random, shots: int) -> Episode:
     return Episode(tuple(turns))
 
 
+def sums(rng: Random, shots: int) -> Episode:
+    """Shorter arithmetic: sums and differences of at most two digits."""
+    form, turns = rng.choice(_SUMS), []
+    for _ in range(shots + 1):
+        limit = 20 if rng.random() < 0.5 else 99
+        a, b = rng.randint(0, limit), rng.randint(0, limit)
+        o = "+" if rng.random() < 0.65 else "-"
+        a, b = (a, b) if o == "+" else (max(a, b), min(a, b))
+        result = a + b if o == "+" else a - b
+        turns.append(Turn(form.format(a=a, o=o, b=b), str(result), key=f"{a}{o}{b}"))
+    return Episode(tuple(turns))
+
+
 # ---- copy with an edit -------------------------------------------------------------------------
 
 
@@ -292,4 +305,5 @@ FAMILIES: dict[str, Family] = {
     "arithmetic": arithmetic,
     "edits": edits,
     "tools": tools,
+    "sums": sums,
 }

@@ -33,18 +33,19 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedTokenizerFast
 
-from tta.micro.corpus import FAMILIES, ask, draw, texts
+from tta.micro.corpus import FAMILIES, LATER, WEIGHTS, ask, draw, texts
 from tta.micro.corpus_episode import CHAT_TEMPLATE, END, PAD, SPECIAL, Episode
 
 VOCABULARY = 1024
 MICRO_TOKENS = 768  # in each of the MICRO batches whose gradients make one step
 MICRO = 4
 SHORT, LONG = 384, 800  # examples up to SHORT tokens, and one in four of those up to LONG
+EARLY = 26  # blocks of the first mixture, about 2100 steps; then the second
 BLOCK = 1024  # examples drawn at a time and packed into batches of like length
 PEAK = {"muon": 0.02, "adamw": 2e-3}
 WARMUP = 100
-DECLINE = 0.4  # the last part of the run, in which the learning rate falls to zero
-CHECKPOINT_EVERY, EXPORT_SECONDS, REPORT_EVERY = 300, 900.0, 1500
+DECLINE = 0.67  # the last part of the run, in which the learning rate falls to zero
+CHECKPOINT_EVERY, EXPORT_SECONDS, REPORT_EVERY = 300, 900.0, 2000
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def task_batches(tokenizer: Tokenizer, seed: int) -> Iterator[list[Row]]:
         rng = Random(f"{seed}/tasks/{block}")
         rows: list[Row] = []
         while len(rows) < BLOCK:
-            row = encode(tokenizer, draw(rng))
+            row = encode(tokenizer, draw(rng, weights=WEIGHTS if block < EARLY else LATER))
             if len(row[0]) <= SHORT or (len(row[0]) <= LONG and rng.random() < 0.25):
                 rows.append(row)
         by_width: dict[int, list[Row]] = {}
@@ -387,7 +388,7 @@ def write_package(model: Lfm2ForCausalLM, tokenizer: PreTrainedTokenizerFast, fo
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints; ends with DIR/model")
     parser.add_argument("--export", type=Path, help="a usable model every fifteen minutes")
