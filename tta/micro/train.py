@@ -33,14 +33,13 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedTokenizerFast
 
-from tta.micro.corpus import FAMILIES, LATER, WEIGHTS, ask, draw, texts
+from tta.micro.corpus import FAMILIES, LAST, LATER, WEIGHTS, ask, draw, texts
 from tta.micro.corpus_episode import CHAT_TEMPLATE, END, PAD, SPECIAL, Episode
 
 VOCABULARY = 1024
 MICRO_TOKENS = 768  # in each of the MICRO batches whose gradients make one step
 MICRO = 4
 SHORT, LONG = 384, 800  # examples up to SHORT tokens, and one in four of those up to LONG
-EARLY = 26  # blocks of the first mixture, about 2100 steps; then the second
 BLOCK = 1024  # examples drawn at a time and packed into batches of like length
 PEAK = {"muon": 0.02, "adamw": 2e-3}
 WARMUP = 100
@@ -56,6 +55,8 @@ class Phase:
     copying: float
 
 
+# Which mixture up to which block: about steps 2100, 3700, and the rest.
+MIXTURES = ((26, WEIGHTS), (51, LATER), (10**9, LAST))
 PHASES = (Phase(400, 1.0), Phase(1500, 0.12), Phase(10**9, 0.05))
 
 
@@ -137,9 +138,10 @@ def task_batches(tokenizer: Tokenizer, seed: int) -> Iterator[list[Row]]:
     block = 0
     while True:
         rng = Random(f"{seed}/tasks/{block}")
+        weights = next(mixture for until, mixture in MIXTURES if block < until)
         rows: list[Row] = []
         while len(rows) < BLOCK:
-            row = encode(tokenizer, draw(rng, weights=WEIGHTS if block < EARLY else LATER))
+            row = encode(tokenizer, draw(rng, weights=weights))
             if len(row[0]) <= SHORT or (len(row[0]) <= LONG and rng.random() < 0.25):
                 rows.append(row)
         by_width: dict[int, list[Row]] = {}
