@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from tta.micro.corpus_drills import drills
+from tta.micro.corpus_drills import DRILLS
 from tta.micro.corpus_episode import Episode, for_training, held_out
 from tta.micro.corpus_families import FAMILIES as PROMPTED
 from tta.micro.corpus_families import Family
 from tta.micro.corpus_formats import FAMILIES as REWRITTEN
 
 FAMILIES: dict[str, Family] = {**PROMPTED, **REWRITTEN}
-_TRAINED: dict[str, Family] = {**FAMILIES, "drills": drills}
+_TRAINED: dict[str, Family] = {**FAMILIES, **DRILLS}
 WEIGHTS: dict[str, float] = {
     "labels": 5,
     "facts": 4,
@@ -68,6 +68,23 @@ LAST: dict[str, float] = {
     "sums": 2,
     "drills": 16,
 }
+AGAIN: dict[str, float] = {
+    "labels": 8,
+    "facts": 5,
+    "rules": 9,
+    "notes": 8,
+    "conventions": 3,
+    "repeats": 3,
+    "idle": 0.7,
+    "formats": 5,
+    "json": 1,
+    "arithmetic": 0.5,
+    "edits": 3,
+    "tools": 0.7,
+    "sums": 1,
+    "drills": 10,
+    "spelling": 6,
+}
 SHOTS = (0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 6, 8)  # how many demonstrations, in equal shares
 LONG = (10, 12, 16)  # now and then far more
 _FROM_DEMONSTRATIONS = ("labels", "conventions", "repeats", "formats")
@@ -81,9 +98,9 @@ def draw(rng: Random, family: str = "", weights: dict[str, float] = WEIGHTS) -> 
         if name not in _FROM_DEMONSTRATIONS and rng.random() < 0.5:
             shots = min(shots, 2)  # there, demonstrations only accompany what the system text tells
         episode = _TRAINED[name](rng, shots)
-        if rng.random() < 0.12 and name not in ("idle", "rules", "drills"):
+        if rng.random() < 0.12 and name not in ("idle", "rules", *DRILLS):
             episode = _distracted(rng, episode)
-        if name == "drills":
+        if name in DRILLS:
             episode = Episode(tuple(t for t in episode.turns if not held_out(t)), episode.system)
         if episode.turns and for_training(episode):
             return episode

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from random import Random
 
-from tta.micro.corpus_episode import Episode, Turn
-from tta.micro.corpus_families import facts, labels, notes, repeats
+from tta.micro.corpus_edits import FIXED
+from tta.micro.corpus_episode import Episode, System, Turn
+from tta.micro.corpus_families import Family, facts, labels, notes, repeats
 from tta.micro.corpus_formats import sum_form, sum_or_difference
+from tta.micro.corpus_words import words
 
 
 def drills(rng: Random, shots: int) -> Episode:
@@ -18,6 +20,16 @@ def drills(rng: Random, shots: int) -> Episode:
     del shots
     kind = rng.choices((_sums, _facts, _again, _notes, _labels), (7, 5, 5, 2, 3))[0]
     return kind(rng)
+
+
+def spelling(rng: Random, shots: int) -> Episode:
+    """One rule about capitals and much to write by it, to learn how words are spelt."""
+    del shots
+    edit = rng.choice([edit for edit in FIXED if edit.kind == "case"])
+    base = rng.choice(("Repeat: {}", "Say: {}", "Echo: {}", "Write: {}", "{}"))
+    said = [words(rng, 1, 4) for _ in range(rng.randint(4, 8))]
+    turns = tuple(Turn(base.format(x), edit.apply(x)) for x in said)
+    return Episode(turns, System(rules=(rng.choice(edit.rules),)))
 
 
 def _sums(rng: Random) -> Episode:
@@ -45,3 +57,6 @@ def _again(rng: Random) -> Episode:
     known = [Turn(turn.user, turn.answer) for turn in shown]
     again = [turn for _ in range(2) for turn in rng.sample(known, len(known))]
     return Episode((*shown, *again))
+
+
+DRILLS: dict[str, Family] = {"drills": drills, "spelling": spelling}
