@@ -11,14 +11,14 @@ import enum
 import json
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import numpy as np
 
 from tta.errors import InvalidOutput, UnsupportedModel
-from tta.types import Finish, Grammar, Regex
+from tta.types import Choices, Finish, Grammar, Regex
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -38,6 +38,7 @@ class Output:
 
     source: object
     choices: tuple[str, ...] | None = None
+    descriptions: Mapping[str, str] = field(default_factory=dict, compare=False)
     grammar: str = field(default="", repr=False)
     read: Reader = field(default=str, repr=False, compare=False)
 
@@ -45,7 +46,7 @@ class Output:
     def of(output: object) -> Output | None:
         """None when the answer is free text: for `None`, `str`.
 
-        Closed: `Literal`, `Enum` (by value), `bool`, a list or tuple of choices. Open: `int`,
+        Closed: `Literal`, `Enum` (by value), `bool`, a list or tuple of choices, `tta.Choices`. Open: `int`,
         `float`, dates, a pydantic model, dataclass, `TypedDict` or other structured type (answered
         as JSON), a JSON schema (dict, or its text), `tta.Regex`, `tta.Grammar`, an outlines term.
         `InvalidOutput`: none of these, or it cannot be enforced; `value` is the part at fault.
@@ -54,8 +55,18 @@ class Output:
             return None
         if isinstance(output, Output):
             return output
+        if isinstance(output, Choices):
+            return _closed(output, output.answers, output.descriptions)
         members = _members(output)
         return _closed(output, members) if members is not None else _open(output)
+
+    def accepts(self, text: str) -> bool:
+        """Whether `text` is an answer of this type."""
+        try:
+            self.parse(text)
+        except InvalidOutput:
+            return False
+        return True
 
     def parse(self, text: str, finish: Finish = Finish.STOP) -> object:
         """The typed value of an answer: a member, an instance, the text of a pattern.
@@ -91,7 +102,9 @@ def _members(output: object) -> Sequence[object] | None:
     return output if isinstance(output, (list, tuple)) else None
 
 
-def _closed(source: object, members: Sequence[object]) -> Output:
+def _closed(
+    source: object, members: Sequence[object], descriptions: Mapping[str, str] | None = None
+) -> Output:
     if not members:
         raise InvalidOutput("No choices", value=source, hint="Give at least one")
     by_text: dict[str, object] = {}
@@ -102,8 +115,16 @@ def _closed(source: object, members: Sequence[object]) -> Output:
                 f"The choice {text!r} is there twice", value=member, hint="Give each once"
             )
         by_text[text] = member
-    grammar = _checked(_regex_grammar("|".join(map(re.escape, by_text))), source)
-    return Output(source=source, choices=tuple(by_text), grammar=grammar, read=by_text.__getitem__)
+    described = dict(descriptions or {})
+    if unknown := sorted(set(described) - set(by_text)):
+        raise InvalidOutput(f"Descriptions of no choice: {unknown!r}", value=unknown)
+    return Output(
+        source=source,
+        choices=tuple(by_text),
+        descriptions=described,
+        grammar=_checked(_regex_grammar("|".join(map(re.escape, by_text))), source),
+        read=by_text.__getitem__,
+    )
 
 
 def _choice_text(member: object) -> str:

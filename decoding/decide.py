@@ -101,8 +101,8 @@ class Decider:
         self, request: Request, output: Output | None, prompt: Prompt, recall: Recall
     ) -> Decision:
         drawn, cost, stopped = self._draw(request, output, prompt, recall)
-        recalled, more = self._accepted(prompt, recall, {c.text for c in drawn})
-        candidates = (*drawn, *recalled)
+        recalled, more = self._accepted(output, prompt, recall, {c.text for c in drawn})
+        candidates = _whole(output, (*drawn, *recalled))
         opinions = {
             "model": self._per_token(candidates),
             "memory": self._vote([c.text for c in candidates], recall),
@@ -138,11 +138,11 @@ class Decider:
         )
 
     def _accepted(
-        self, prompt: Prompt, recall: Recall, drawn: set[str]
+        self, output: Output | None, prompt: Prompt, recall: Recall, drawn: set[str]
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """Answers accepted for this very request that were not drawn, scored by the model."""
-        texts = [r.record.answer for r in recall.cases if r.score >= SAME]
-        texts = [t for t in dict.fromkeys(texts) if t not in drawn]
+        known = dict.fromkeys(r.record.answer for r in recall.cases if r.score >= SAME)
+        texts = [t for t in known if t not in drawn and (output is None or output.accepts(t))]
         if not texts or self._model is None:
             return (), Cost()
         logprobs, cost = self._model.choose(prompt, texts)
@@ -158,6 +158,13 @@ class Decider:
 
         count = self._model.count if self._model is not None else len
         return np.array([c.logprob / (count(c.text) + 1) for c in candidates])
+
+
+def _whole(output: Output | None, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Without those cut off before their type was complete, while there are others."""
+    if output is None:
+        return candidates
+    return [c for c in candidates if c.finish is not Finish.LENGTH] or candidates
 
 
 def _distinct(drawn: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -1,7 +1,7 @@
 """Opinions about a closed set of answers, in closed form: no language model, no gradient.
 
 Knows vectors' cosines and remembered cases as plain arguments. Knows neither where they come from
-nor how much each opinion counts in the end (weights are arguments of `added`).
+nor how much each opinion counts in the end.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from tta.types import Recalled
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
-NAMES_WEIGHT = 1.0
-VOTES_WEIGHT = 1.0
-MODEL_WEIGHT = 0.15
-
 
 class KernelVote:
     """Remembered cases vote for their answer, rejected ones against it, by similarity.
 
-        q(a) = (prior_weight * prior(a) + pos(a)) * exp(-3 neg(a) / (neg(a) + .05))
+        q(a) = (pseudo * C * prior(a) + pos(a)) * exp(-3 neg(a) / (neg(a) + .05))
 
     pos and neg are sums of weight * exp((cosine - 1) / tau) over the cases with answer `a`
-    (Nadaraya 1964, Watson 1964; the penalty saturates, so that no number of rejections silences
-    an answer for good). `prior_weight` is how near a case must be to be heard over the prior.
+    (Nadaraya 1964, Watson 1964) and C is the number of answers: a Dirichlet prior of `pseudo`
+    votes an answer, so that a near case is heard over the prior and a far one is not. The penalty
+    saturates: no number of rejections silences an answer for good.
+
+    The defaults were chosen on two orders of BANKING77 and TREC, with labels and with right/wrong
+    bits for feedback, `Names` as the prior and 64 voters (16 or 256 change accuracy by 1 point).
+    Raises InvalidSetting unless both are positive.
     """
 
-    def __init__(self, tau: float = 0.05, *, prior_weight: float = 1e-4) -> None:
-        if tau <= 0 or prior_weight <= 0:
+    def __init__(self, tau: float = 0.08, *, pseudo: float = 3e-4) -> None:
+        if tau <= 0 or pseudo <= 0:
             raise InvalidSetting(
-                f"tau={tau!r} and prior_weight={prior_weight!r} must be positive",
-                value=(tau, prior_weight),
+                f"tau={tau!r} and pseudo={pseudo!r} must be positive", value=(tau, pseudo)
             )
         self._tau = tau
-        self._prior_weight = prior_weight
+        self._pseudo = pseudo
 
     def opinion(
         self,
@@ -58,7 +58,8 @@ class KernelVote:
         start = uniform(answers) if prior is None else prior
         pos = self._mass(answers, cases)
         neg = self._mass(answers, rejected)
-        heard = np.logaddexp(np.log(self._prior_weight) + start, _log(pos))
+        base = np.log(self._pseudo * max(1, len(answers))) + start
+        heard = np.logaddexp(base, _log(pos))
         return normalised(heard - 3 * neg / (neg + 0.05))
 
     def _mass(self, answers: Sequence[str], voters: Sequence[Recalled]) -> FloatArray:
@@ -98,18 +99,6 @@ class Names:
         texts = [known.get(answer) or answer.replace("_", " ") for answer in answers]
         vectors = self._embedder.embed([request, *texts])
         return normalised(self._temperature * (vectors[1:] @ vectors[0]).astype(float))
-
-
-def added(opinions: Sequence[tuple[FloatArray, float]]) -> FloatArray:
-    """One opinion of several: weighted log-probabilities added and normalised again.
-
-    A logarithmic pool (Genest & Zidek 1986). `opinions` are (log-probabilities, weight) pairs of
-    one shape. An opinion of weight 0 is not heard, whatever it says.
-    """
-    heard = [weight * opinion for opinion, weight in opinions if weight]
-    if not heard:
-        raise InvalidSetting("No opinion has a weight", value=len(opinions))
-    return normalised(np.sum(heard, axis=0))
 
 
 def uniform(answers: Sequence[str]) -> FloatArray:

@@ -169,7 +169,7 @@ def test_a_newer_answer_to_one_text_replaces_the_older_demonstration(
 def test_demonstrations_do_not_all_have_one_answer(records: PlainRecords) -> None:
     for text in ("Where is my new card?", "Where is my own card?", "So where is my card?"):
         records.add(RecordKind.CASE, text, "arrival")
-    records.add(RecordKind.CASE, "Where is my bank card, is it lost?", "lost")
+    records.add(RecordKind.CASE, "Where is my card now?", "lost")
     recall = Recaller(records, MINILM, demonstrations=2).recall(ask("Where is my card?"), bank())
     shown = [c for c in recall.cases if c.channel == DEMONSTRATION]
     assert set(answers(shown)) == {"arrival", "lost"}

@@ -290,7 +290,7 @@ class Adapted:
         best = decision.candidates[0]
         return Response(
             text=best.text,
-            value=wanted.parse(best.text) if wanted is not None else best.text,
+            value=wanted.parse(best.text, best.finish) if wanted is not None else best.text,
             request=request,
             task=task,
             context=context,
