@@ -1,7 +1,7 @@
 """Opinions about a closed set of answers, in closed form: no language model, no gradient.
 
 Knows vectors' cosines and remembered cases as plain arguments. Knows neither where they come from
-nor how much each opinion counts in the end (weights are arguments of `added`).
+nor how much each opinion counts in the end.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from tta.types import Recalled
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
-
-MODEL_WEIGHT = 0.15
-"""Weight in `added` of a model's log-probabilities beside the votes' (weight 1)."""
 
 
 class KernelVote:
@@ -102,18 +99,6 @@ class Names:
         texts = [known.get(answer) or answer.replace("_", " ") for answer in answers]
         vectors = self._embedder.embed([request, *texts])
         return normalised(self._temperature * (vectors[1:] @ vectors[0]).astype(float))
-
-
-def added(opinions: Sequence[tuple[FloatArray, float]]) -> FloatArray:
-    """One opinion of several: weighted log-probabilities added and normalised again.
-
-    A logarithmic pool (Genest & Zidek 1986). `opinions` are (log-probabilities, weight) pairs of
-    one shape. An opinion of weight 0 is not heard, whatever it says.
-    """
-    heard = [weight * opinion for opinion, weight in opinions if weight]
-    if not heard:
-        raise InvalidSetting("No opinion has a weight", value=len(opinions))
-    return normalised(np.sum(heard, axis=0))
 
 
 def uniform(answers: Sequence[str]) -> FloatArray:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tta.errors import TTAError as TTAError
     from tta.micro import bundled as bundled
     from tta.response import Response as Response
+    from tta.types import Choices as Choices
     from tta.types import Correction as Correction
     from tta.types import Edit as Edit
     from tta.types import Grammar as Grammar
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Adapted": "tta.adapted",
+    "Choices": "tta.types",
     "Correction": "tta.types",
     "Edit": "tta.types",
     "Grammar": "tta.types",

@@ -5,16 +5,19 @@ Arrays: `FloatArray` is a numpy float array; vectors have unit length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tta.types import (
     Candidate,
     Cost,
     Event,
+    Feedback,
+    Learned,
     Message,
     Prompt,
     Recall,
+    Recalled,
     Record,
     RecordKind,
     Request,
@@ -100,6 +103,30 @@ class TaskInferer(Protocol):
 
 class Recaller(Protocol):
     def recall(self, request: Request, task: Task) -> Recall: ...
+
+
+class Votes(Protocol):
+    """An expert over remembered cases."""
+
+    def opinion(
+        self, answers: Sequence[str], *, cases: Sequence[Recalled], rejected: Sequence[Recalled]
+    ) -> FloatArray:
+        """Log-probability (nats) of each answer, shape (len(answers),); sums to 1 in exp."""
+
+
+class Names(Protocol):
+    """An expert that knows only what the answers are called."""
+
+    def opinion(
+        self, answers: Sequence[str], *, request: str, descriptions: Mapping[str, str] | None
+    ) -> FloatArray:
+        """Log-probability (nats) of each answer, shape (len(answers),)."""
+
+
+class Learner(Protocol):
+    """What feedback goes to."""
+
+    def learn(self, feedback: Feedback, *, user: str | None = None) -> Learned: ...
 
 
 class Journal(Protocol):

@@ -41,13 +41,22 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """`output=tta.Choices(answers=[...])`: one of a closed set, each with what it means if that
+    helps: `descriptions` maps an answer to a few words that are read instead of its name."""
+
+    answers: tuple[str, ...]
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Regex:
     """`output=tta.Regex(r"[A-Z]{3}-\\d+")`: the answer matches the whole pattern."""
 
     pattern: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Grammar:
     """`output=tta.Grammar(lark)`: the answer is a sentence of a Lark grammar."""
 
@@ -297,7 +306,7 @@ class Rule:
 Feedback = Rating | Correction | Edit | Preference | Note | Rule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Learned:
     """What one piece of feedback changed, and why. `feedback` is the id to undo it by."""
 
@@ -305,6 +314,9 @@ class Learned:
     added: tuple[Record, ...] = ()
     removed: tuple[Record, ...] = ()
     reason: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Learned +{len(self.added)} -{len(self.removed)}: {self.reason}>"
 
 
 # ---------------------------------------------------------------------------------- journal

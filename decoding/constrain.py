@@ -1,0 +1,352 @@
+"""What `output=` means: a closed set, or a grammar that the answer cannot leave.
+
+Knows Python types, JSON schemas, patterns, and llguidance, which turns a grammar into the tokens
+that may come next. Refuses to know the model. What cannot be enforced is refused by name, never
+quietly ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import numpy as np
+
+from tta.errors import InvalidOutput, UnsupportedModel
+from tta.types import Choices, Finish, Grammar, Regex
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+WHITESPACE = r"[ \n]{0,2}"
+"""Between the parts of JSON. Unbounded, a model can spend all its tokens on it."""
+
+_SCALARS = frozenset({"int", "float", "date", "time", "datetime"})
+Reader = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """`output=` understood: `choices` when the set is closed, and always a `grammar`."""
+
+    source: object
+    choices: tuple[str, ...] | None = None
+    descriptions: Mapping[str, str] = field(default_factory=dict, compare=False)
+    grammar: str = field(default="", repr=False)
+    read: Reader = field(default=str, repr=False, compare=False)
+
+    @staticmethod
+    def of(output: object) -> Output | None:
+        """None when the answer is free text: for `None`, `str`.
+
+        Closed: `Literal`, `Enum` (by value), `bool`, a list or tuple of choices, `tta.Choices`. Open: `int`,
+        `float`, dates, a pydantic model, dataclass, `TypedDict` or other structured type (answered
+        as JSON), a JSON schema (dict, or its text), `tta.Regex`, `tta.Grammar`, an outlines term.
+        `InvalidOutput`: none of these, or it cannot be enforced; `value` is the part at fault.
+        """
+        if output is None or output is str:
+            return None
+        if isinstance(output, Output):
+            return output
+        if isinstance(output, Choices):
+            return _closed(output, output.answers, output.descriptions)
+        members = _members(output)
+        return _closed(output, members) if members is not None else _open(output)
+
+    def accepts(self, text: str) -> bool:
+        """Whether `text` is an answer of this type."""
+        try:
+            self.parse(text)
+        except InvalidOutput:
+            return False
+        return True
+
+    def parse(self, text: str, finish: Finish = Finish.STOP) -> object:
+        """The typed value of an answer: a member, an instance, the text of a pattern.
+
+        `InvalidOutput`: the answer was cut off (`finish` is LENGTH), or is no such value.
+        """
+        if finish is Finish.LENGTH:
+            raise InvalidOutput(
+                f"The answer was cut off before it was complete: {text!r}",
+                value=text,
+                hint="Raise max_new_tokens",
+            )
+        try:
+            return self.read(text)
+        except (ValueError, LookupError) as error:
+            raise InvalidOutput(
+                f"{text!r} is no {_name(self.source)}: {error}",
+                value=text,
+                hint="If it was cut off, raise max_new_tokens",
+            ) from error
+
+
+# --------------------------------------------------------------------------------- closed sets
+
+
+def _members(output: object) -> Sequence[object] | None:
+    if output is bool:
+        return (True, False)
+    if get_origin(output) is Literal:
+        return get_args(output)
+    if isinstance(output, enum.EnumMeta):
+        return list(output)
+    return output if isinstance(output, (list, tuple)) else None
+
+
+def _closed(
+    source: object, members: Sequence[object], descriptions: Mapping[str, str] | None = None
+) -> Output:
+    if not members:
+        raise InvalidOutput("No choices", value=source, hint="Give at least one")
+    by_text: dict[str, object] = {}
+    for member in members:
+        text = _choice_text(member)
+        if text in by_text:
+            raise InvalidOutput(
+                f"The choice {text!r} is there twice", value=member, hint="Give each once"
+            )
+        by_text[text] = member
+    described = dict(descriptions or {})
+    if unknown := sorted(set(described) - set(by_text)):
+        raise InvalidOutput(f"Descriptions of no choice: {unknown!r}", value=unknown)
+    return Output(
+        source=source,
+        choices=tuple(by_text),
+        descriptions=described,
+        grammar=_checked(_regex_grammar("|".join(map(re.escape, by_text))), source),
+        read=by_text.__getitem__,
+    )
+
+
+def _choice_text(member: object) -> str:
+    value = member.value if isinstance(member, enum.Enum) else member
+    if not isinstance(value, (str, int, float, bool, types.NoneType)):
+        raise InvalidOutput(
+            f"{member!r} is no choice", value=member, hint="Choices are strings, numbers or None"
+        )
+    text = str(value)
+    if not text.strip():
+        raise InvalidOutput(f"The choice {text!r} is empty", value=member, hint="Name it")
+    return text
+
+
+# --------------------------------------------------------------------------------------- open
+
+
+def _open(output: object) -> Output:
+    if isinstance(output, Regex):
+        return _pattern(output, output.pattern)
+    if isinstance(output, Grammar):
+        return _lark(output, output.lark)
+    if isinstance(output, (dict, str)):
+        return _schema(output, _as_dict(output), json.loads)
+    if isinstance(output, type) and output.__name__ in _SCALARS:
+        return _scalar(output)
+    if isinstance(output, type) or get_origin(output) is not None:
+        return _structured(output)
+    return _outlines_term(output)
+
+
+def _pattern(source: object, pattern: str) -> Output:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InvalidOutput(
+            f"The pattern {pattern!r} is not a regular expression: {error}", value=pattern
+        ) from error
+
+    def read(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f"it does not match {pattern!r}")
+        return text
+
+    grammar = _checked(_regex_grammar(pattern), source)
+    return Output(source=source, grammar=grammar, read=read)
+
+
+def _lark(source: object, lark: str) -> Output:
+    from llguidance import LLMatcher
+
+    return Output(source=source, grammar=_checked(LLMatcher.grammar_from_lark(lark), source))
+
+
+def _schema(source: object, schema: dict[str, Any], read: Reader) -> Output:
+    from llguidance import LLMatcher
+
+    options: Any = {"whitespace_pattern": WHITESPACE, "lenient": False}
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
+    except (TypeError, ValueError) as error:
+        raise InvalidOutput(f"Not a JSON schema: {error}", value=schema) from error
+    return Output(source=source, grammar=_checked(grammar, source), read=read)
+
+
+def _scalar(source: type) -> Output:
+    """Numbers and dates are written plainly, as outlines has them."""
+    from outlines.types.dsl import python_types_to_terms, to_regex
+    from pydantic import TypeAdapter
+
+    # In llguidance's regular expressions \d is any Unicode digit.
+    pattern = to_regex(python_types_to_terms(source)).replace(r"\d", "[0-9]")
+    adapter: TypeAdapter[object] = TypeAdapter(source)
+    return Output(
+        source=source,
+        grammar=_checked(_regex_grammar(pattern), source),
+        read=adapter.validate_strings,
+    )
+
+
+def _structured(source: Any) -> Output:  # noqa: ANN401 - any annotation
+    """Everything that pydantic has a JSON schema for."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    try:
+        adapter = TypeAdapter(source)
+        schema = adapter.json_schema()
+    except PydanticUserError as error:
+        raise InvalidOutput(
+            f"{_name(source)} has no JSON schema: {error.message}",
+            value=source,
+            hint="Use a pydantic model, a dataclass, a TypedDict or a JSON schema",
+        ) from error
+    return _schema(source, schema, adapter.validate_json)
+
+
+def _outlines_term(output: object) -> Output:
+    from outlines.types.dsl import CFG, JsonSchema, Term, to_regex
+
+    if isinstance(output, JsonSchema):
+        return _schema(output, json.loads(output.schema), json.loads)
+    if isinstance(output, CFG):
+        return _lark(output, output.definition)
+    if isinstance(output, Term):
+        return _pattern(output, to_regex(output))
+    raise InvalidOutput(
+        f"{output!r} is no type that can be decoded into",
+        value=output,
+        hint="Use Literal, an Enum, a list of choices, a pydantic model, a dataclass, "
+        "a JSON schema, tta.Regex or tta.Grammar",
+    )
+
+
+def _as_dict(schema: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(schema, dict):
+        return schema
+    try:
+        read = json.loads(schema)
+    except ValueError as error:
+        raise InvalidOutput(
+            f"A text given as output= is read as a JSON schema, and {schema!r} is none",
+            value=schema,
+            hint="For choices pass a list, for a pattern tta.Regex",
+        ) from error
+    if not isinstance(read, dict):
+        raise InvalidOutput(f"{schema!r} is no JSON schema", value=schema, hint="Pass an object")
+    return read
+
+
+def _regex_grammar(pattern: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(pattern)
+
+
+def _checked(grammar: str, source: object) -> str:
+    """The grammar, once llguidance says that it can enforce all of it."""
+    from llguidance import LLMatcher
+
+    fault = LLMatcher.validate_grammar(grammar)
+    if fault:
+        raise InvalidOutput(
+            f"{_name(source)} cannot be enforced: {fault.strip()}",
+            value=source,
+            hint="Remove what is named, or check it yourself afterwards",
+        )
+    return grammar
+
+
+def _name(source: object) -> str:
+    return source.__name__ if isinstance(source, type) else repr(source)
+
+
+# ------------------------------------------------------------------------------------- tokens
+
+
+def token_table(
+    tokenizer: PreTrainedTokenizerBase, *, width: int, ends: Sequence[int]
+) -> LLTokenizer:
+    """The tokenizer as llguidance sees it; about a second for 100,000 tokens, so keep it.
+
+    `width` is that of the logits, which is often more than the tokenizer has; `ends` are all ids
+    that may follow a complete answer. `UnsupportedModel`: a tokenizer without a fast version.
+    """
+    from llguidance.hf import from_tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UnsupportedModel(
+            f"Constraints need a fast tokenizer, not {type(tokenizer).__name__}",
+            value=type(tokenizer).__name__,
+            hint="Load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
+        )
+    width = max(width, len(tokenizer))
+    return from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends) or None)
+
+
+class TokenMatcher:
+    """Which tokens may come next in one row. Belongs to the row: it moves and ends with it."""
+
+    __slots__ = ("_matcher", "_width")
+
+    def __init__(self, matcher: LLMatcher, width: int) -> None:
+        self._matcher = matcher
+        self._width = width
+
+    @classmethod
+    def rows(cls, table: LLTokenizer, output: Output, *, width: int, n: int) -> list[TokenMatcher]:
+        """`n` matchers at the start of the same grammar, which is compiled once."""
+        from llguidance import LLMatcher
+
+        first = LLMatcher(table, output.grammar)
+        _check_state(first)
+        return [cls(first.deep_copy(), width) for _ in range(n)]
+
+    @property
+    def complete(self) -> bool:
+        return self._matcher.is_stopped()
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Shape (V,). `InvalidOutput`: nothing the tokenizer can write may follow."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        _check_state(self._matcher)
+        mask = np.unpackbits(bits, bitorder="little")[: self._width].astype(np.bool_)
+        if not mask.any():
+            raise InvalidOutput(
+                "No token of this tokenizer can continue the answer",
+                value=self._width,
+                hint="Allow characters that the tokenizer can write",
+            )
+        return mask
+
+    def take(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        _check_state(self._matcher)
+
+
+def _check_state(matcher: LLMatcher) -> None:
+    if matcher.is_error():
+        raise InvalidOutput(
+            f"The constraint failed: {matcher.get_error().strip()}",
+            value=matcher.get_error(),
+            hint="Simplify the schema, pattern or grammar",
+        )

@@ -1,0 +1,230 @@
+"""A frozen Hugging Face model behind the `Model` protocol.
+
+Knows one model, its tokenizer and its template. Refuses to know memory and tasks, and never
+changes what it was handed: no parameter, hook, mode, configuration or tokenizer setting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tta.decoding import choices, engine
+from tta.decoding.constrain import Output, TokenMatcher, token_table
+from tta.decoding.template import PLAIN_STOP, Template, end_ids
+from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
+from tta.types import Candidate, Cost, Message, Prompt
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tta.protocols import FloatArray
+
+CONTEXT_FALLBACK = 4096
+"""Tokens, for configurations that name no limit (recurrent models, mostly)."""
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_VOLATILE_KEYS = ("_name_or_path", "transformers_version")
+_STOP_WINDOW = 16
+"""How many of the last tokens are searched for the plain format's stop."""
+
+
+class HFModel:
+    """`model` and `tokenizer` are the very objects that were given.
+
+    `load` checks what can be checked once; that the model is in evaluation mode is checked at
+    every call, since its owner may train it in between.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.template = Template(tokenizer)
+        self._table: tuple[tuple[object, ...], LLTokenizer] | None = None
+
+    def __repr__(self) -> str:
+        return f"HFModel({self.id!r}, context_length={self.context_length})"
+
+    @cached_property
+    def id(self) -> str:
+        """Name and a short hash of the configuration: the same on every machine."""
+        config = self.model.config
+        name = str(config.name_or_path or config.model_type)
+        if Path(name).is_absolute():
+            name = Path(name).name
+        kept = {k: v for k, v in config.to_dict().items() if k not in _VOLATILE_KEYS}
+        text = json.dumps(kept, sort_keys=True, default=str)
+        return f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @cached_property
+    def context_length(self) -> int:
+        config = self.model.config.get_text_config()
+        named = (getattr(config, key, None) for key in _CONTEXT_KEYS)
+        limits = [int(n) for n in named if isinstance(n, int) and n > 0]
+        return limits[0] if limits else CONTEXT_FALLBACK
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every id that ends the model's turn: of its template, its configurations, its
+        tokenizer."""
+        config, generation = self.model.config, self.model.generation_config
+        return end_ids(
+            (
+                list(self.template.turn_ends),
+                getattr(generation, "eos_token_id", None),
+                getattr(config.get_text_config(), "eos_token_id", None),
+                getattr(config, "eos_token_id", None),
+                self.tokenizer.eos_token_id,
+            )
+        )
+
+    def count(self, text: str) -> int:
+        return len(self.template.encode(text))
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        return self.template.render(messages)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) over the names and bits of all parameters and buffers."""
+        import torch
+
+        digest = hashlib.sha256()
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        for name, tensor in sorted(named, key=lambda pair: pair[0]):
+            if tensor.device.type == "meta":
+                raise UnsupportedModel(
+                    f"{name} is not in memory, so it cannot be hashed",
+                    value=name,
+                    hint="Load the model without offloading",
+                )
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    # --------------------------------------------------------------------------- answering
+
+    def draw(
+        self, prompt: Prompt, *, n: int, max_new_tokens: int, seed: int, output: object = None
+    ) -> tuple[tuple[Candidate, ...], Cost]:
+        """`n` candidates from one prefill: the first greedy, the others sampled (`engine.TOP_P`).
+
+        Random numbers come from (seed, sample, step): sample i does not depend on n. Texts are as
+        decoded, special tokens left out, nothing stripped, save for the one space (plain format)
+        that stands between prompt and answer. `InvalidSetting`: n or max_new_tokens below 1;
+        `PromptTooLong`; `InvalidOutput`: `output` cannot be enforced.
+        """
+        started = time.perf_counter()
+        self._check_draw(prompt, n, max_new_tokens)
+        constraint = Output.of(output)
+        prefix = engine.Prefix(self.model, prompt.ids)
+        matchers: Sequence[TokenMatcher | None] = [None] * n
+        decode: Callable[[list[int]], str] = self._free_text
+        if constraint is not None:
+            width = prefix.logits.shape[-1]
+            table = self._token_table(width)
+            matchers = TokenMatcher.rows(table, constraint, width=width, n=n)
+            # As the grammar saw it: some tokenizers drop a leading space when they decode.
+            decode = table.decode_str
+        rows = [
+            engine.Row(
+                uniforms=engine.uniforms(seed, i, max_new_tokens) if i else None, matcher=matcher
+            )
+            for i, matcher in enumerate(matchers)
+        ]
+        stops = self._stops if self.template.plain else None
+        rules = engine.Rules(ends=self.end_ids, limit=max_new_tokens, stops=stops)
+        passes = engine.draw(prefix, rows, rules)
+        cost = Cost(
+            prefilled=len(prompt.ids),
+            drawn=sum(len(row.ids) for row in rows),
+            passes=passes + 1,
+            ms=_since(started),
+        )
+        return tuple(_candidate(row, decode(row.ids)) for row in rows), cost
+
+    def choose(self, prompt: Prompt, answers: Sequence[str]) -> tuple[FloatArray, Cost]:
+        """Log-probability (nats, float64, shape (len(answers),)) of each answer, end of turn
+        included.
+
+        In the plain format a line break ends the turn as well. `InvalidOutput`: no answers, one
+        that is empty, given twice, or that the tokenizer makes nothing of; `PromptTooLong`.
+        """
+        started = time.perf_counter()
+        choices.check_answers(answers)
+        ids = [self._answer_ids(answer) for answer in answers]
+        self._check_room(prompt, max(map(len, ids)))
+        prefix = engine.Prefix(self.model, prompt.ids)
+        scores, tokens, passes = choices.score(prefix, ids, self._answer_ends)
+        cost = Cost(prefilled=len(prompt.ids) + tokens, passes=passes + 1, ms=_since(started))
+        return scores, cost
+
+    def _answer_ids(self, answer: str) -> tuple[int, ...]:
+        ids = self.template.encode_answer(answer)
+        if not ids:
+            raise InvalidOutput(
+                f"The tokenizer makes no token of the answer {answer!r}",
+                value=answer,
+                hint="Use an answer that the tokenizer can write",
+            )
+        return ids
+
+    @property
+    def _answer_ends(self) -> tuple[int, ...]:
+        if not self.template.plain:
+            return self.end_ids
+        line_break = self.template.encode("\n")
+        return end_ids((list(self.end_ids), list(line_break) if len(line_break) == 1 else None))
+
+    def _check_room(self, prompt: Prompt, answer: int) -> None:
+        tokens = len(prompt.ids)
+        if tokens + answer > self.context_length:
+            raise PromptTooLong(
+                f"The prompt has {tokens} tokens and the answer may have {answer}, but the model "
+                f"takes {self.context_length}",
+                value=tokens,
+                hint="Shorten the prompt or lower max_new_tokens",
+            )
+
+    def _check_draw(self, prompt: Prompt, n: int, max_new_tokens: int) -> None:
+        for name, number in (("n", n), ("max_new_tokens", max_new_tokens)):
+            if number < 1:
+                raise InvalidSetting(f"{name} is {number!r}", value=number, hint="Use at least 1")
+        self._check_room(prompt, max_new_tokens)
+
+    def _token_table(self, width: int) -> LLTokenizer:
+        """Kept until the tokenizer or the end ids change."""
+        key = (width, len(self.tokenizer), self.end_ids)
+        if self._table is None or self._table[0] != key:
+            self._table = (key, token_table(self.tokenizer, width=width, ends=self.end_ids))
+        return self._table[1]
+
+    def _stops(self, ids: Sequence[int]) -> bool:
+        return PLAIN_STOP in self._decode(ids[-_STOP_WINDOW:])
+
+    def _free_text(self, ids: Sequence[int]) -> str:
+        text = self._decode(ids)
+        if self.template.plain:
+            text = text.partition(PLAIN_STOP)[0].removeprefix(self.template.lead)
+        return text
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+
+def _candidate(row: engine.Row, text: str) -> Candidate:
+    assert row.finish is not None  # the loop ends when every row has one
+    return Candidate(text=text, token_ids=tuple(row.ids), logprob=row.logprob, finish=row.finish)
+
+
+def _since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000.0

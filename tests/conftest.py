@@ -1,0 +1,175 @@
+"""Tiny real models and tokenizers, built here: no hub, no mock.
+
+Models have random weights (seeded) and real architectures; `MODELS` names them all. The tokenizer
+is a byte-level BPE trained on a few lines; `chat_tokenizer` has a ChatML template, and
+`tiny_tokenizer` has none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+LINES = [
+    "Where is my parcel? It was sent on Monday and the tracking number is ABC-123.",
+    'card lost, card stolen, refund wanted, yes, no, true, false, null, {"name": "Ada", "age": 36}',
+    "The quick brown fox jumps over the lazy dog. 0 1 2 3 4 5 6 7 8 9",
+    "User: hello\nAssistant: hello to you\n",
+]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VOCAB = 384
+"""Wider than the tokenizer, as in most published models."""
+
+_SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+
+
+def _gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=256,
+            bos_token_id=0, eos_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def _neox() -> PreTrainedModel:
+    config = {k: v for k, v in _SMALL.items() if k != "num_key_value_heads"}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**config))
+
+
+def _lfm2() -> PreTrainedModel:
+    layers = ["conv", "full_attention", "conv"]
+    config = {**_SMALL, "num_hidden_layers": 3, "layer_types": layers, "block_multiple_of": 8}
+    return Lfm2ForCausalLM(Lfm2Config(**config))
+
+
+def _gemma3() -> PreTrainedModel:
+    layers = ["sliding_attention", "full_attention"]
+    config = {**_SMALL, "head_dim": 8, "sliding_window": 16, "layer_types": layers}
+    return Gemma3ForCausalLM(Gemma3TextConfig(**config))
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SMALL)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SMALL)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_SMALL, sliding_window=16)),
+    "gpt2": _gpt2,
+    "gpt_neox": _neox,
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_SMALL, head_dim=8, sliding_window=16)),
+    "gemma3": _gemma3,
+    "lfm2": _lfm2,
+}
+
+
+def build(name: str) -> PreTrainedModel:
+    """A model of `MODELS` with seeded weights, spread enough that its answers are not constant."""
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.15)
+    return model
+
+
+def train_tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(LINES, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        additional_special_tokens=special[1:],
+    )
+    if chat:
+        tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@pytest.fixture
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Without a chat template."""
+    return train_tokenizer(chat=False)
+
+
+@pytest.fixture
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """With a ChatML template."""
+    return train_tokenizer(chat=True)
+
+
+@pytest.fixture
+def tiny_llama() -> PreTrainedModel:
+    return build("llama")
+
+
+@pytest.fixture
+def tiny_lfm2() -> PreTrainedModel:
+    """Short convolutions and attention: the cache of a hybrid model."""
+    return build("lfm2")
+
+
+@pytest.fixture(params=list(MODELS))
+def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """Each architecture in turn."""
+    return build(request.param)
+
+
+@pytest.fixture
+def stories() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A trained model of 260 thousand parameters, beside the data folder."""
+    data = os.environ.get("TTA_DATA")
+    path = Path(data).parent / "models" / "stories260k" if data else None
+    if path is None or not path.is_dir():
+        pytest.skip("TTA_DATA names no folder with models/stories260k beside it")
+    return (
+        AutoModelForCausalLM.from_pretrained(str(path)),
+        AutoTokenizer.from_pretrained(str(path)),
+    )

@@ -1,0 +1,393 @@
+"""Wrap a frozen model so that it learns from feedback at every step.
+
+The only module that knows all parts. One step is `Adapted.__call__`, top to bottom; the way back is
+`Adapted.learn`. Everything else here is a view on those two.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import RLock
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tta.decoding import Decider, Decision, Output, load
+from tta.errors import InvalidSetting
+from tta.feedback import feedback_event
+from tta.memory import Memory
+from tta.protocols import Embedder, Model
+from tta.request import Prompt, check_name, make_request
+from tta.response import Response
+from tta.retrieval import (
+    KernelVote,
+    Names,
+    Packed,
+    Recaller,
+    SentenceEmbedder,
+    default_embedder,
+    pack,
+)
+from tta.tasks import TaskInferer
+from tta.types import (
+    ANY_TASK,
+    DEFAULT_USER,
+    Context,
+    Event,
+    EventKind,
+    Feedback,
+    Learned,
+    Recall,
+    Request,
+    Rule,
+    Task,
+    Why,
+)
+from tta.types import Prompt as Rendered
+
+if TYPE_CHECKING:
+    from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+
+BUDGET = 512
+"""Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
+KEPT = 8
+"""How many candidates' texts the journal keeps of an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Everything up to decoding: what was inferred, recalled, and would be shown."""
+
+    request: Request
+    task: Task
+    recall: Recall
+    context: Context
+
+    def __str__(self) -> str:
+        return self.context.prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The untouched model's answer and the adapted one."""
+
+    frozen: Response
+    adapted: Response
+
+    def __str__(self) -> str:
+        return f"frozen:  {self.frozen}\nadapted: {self.adapted}"
+
+    def _repr_html_(self) -> str:
+        from tta.display import comparison_html
+
+        return comparison_html(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a chat is made of; shared by all its views."""
+
+    model: Model | None
+    memory: Memory
+    tasks: TaskInferer
+    recaller: Recaller
+    decider: Decider
+    budget: int
+    lock: AbstractContextManager[Any]
+
+
+class Adapted:
+    """A frozen model with a memory. Call it; correct it; call it again.
+
+    Made by `tta.wrap`. Closing it (or leaving a `with` block) closes the memory, not the model.
+    """
+
+    def __init__(self, parts: Parts, *, user: str = DEFAULT_USER) -> None:
+        self._parts = parts
+        self.user = check_name("user", user)
+
+    def __call__(
+        self,
+        prompt: Prompt,
+        *,
+        user: str | None = None,
+        task: str | None = None,
+        output: object = None,
+        n: int = 1,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+    ) -> Response:
+        """Answer, in the light of all that `user` has taught so far.
+
+        `prompt` is a question or a list of messages. `output` is a `Literal`, an `Enum`, a list of
+        choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`. `n`
+        candidates are drawn: the first greedily, the others sampled from `seed`.
+
+        Raises InputError for arguments that cannot be used (nothing is recorded then), ModelNeeded
+        for an open answer without a model, StoreError when the answer cannot be recorded.
+        """
+        started = perf_counter()
+        request = make_request(
+            prompt,
+            user=self.user if user is None else user,
+            task=task,
+            output=output,
+            n=n,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        wanted = Output.of(output)
+        with self._parts.lock:
+            found, recall, packed, rendered = self._prepare(request, wanted)
+            decision = self._parts.decider.decide(request, wanted, rendered, recall)
+            context = _context(packed, rendered)
+            response = self._respond(request, wanted, found, recall, context, decision, started)
+            self._parts.memory.record(_answered(response, self._parts.model))
+        return response
+
+    def learn(self, feedback: Feedback, *, user: str | None = None) -> Learned:
+        """Take feedback that comes later or from elsewhere; durable when this returns.
+
+        The same feedback id twice is one event. Raises UnknownResponse, WrongUser, ConflictingId,
+        InputError for content that cannot be used, StoreError when it could not be written.
+        """
+        who = self.user if user is None else user
+        with self._parts.lock:
+            memory = self._parts.memory
+            memory.sync()
+            about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
+            return memory.learn(feedback_event(feedback, about, user=who))
+
+    def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
+        """A standing instruction, for one task or for all."""
+        return self.learn(Rule(text=text, task=task), user=user)
+
+    def undo(self, feedback: str | Learned, *, user: str | None = None) -> Learned:
+        """As if that feedback had never been given. Raises UnknownFeedback, WrongUser."""
+        feedback_id = feedback.feedback if isinstance(feedback, Learned) else feedback
+        with self._parts.lock:
+            self._parts.memory.sync()
+            return self._parts.memory.undo(feedback_id, user=self.user if user is None else user)
+
+    def forget(self, *, user: str) -> int:
+        """Erase all that is kept of `user`, texts and vectors; returns how many events that was."""
+        with self._parts.lock:
+            return self._parts.memory.forget(check_name("user", user))
+
+    def for_user(self, user: str) -> Adapted:
+        """A light view: the same model and memory, another person's scope."""
+        return Adapted(self._parts, user=user)
+
+    def frozen(
+        self,
+        prompt: Prompt,
+        *,
+        output: object = None,
+        max_new_tokens: int | None = None,
+    ) -> Response:
+        """What the untouched model answers, greedily; nothing is recalled and nothing recorded.
+
+        Without a model, the similarity of the request to the answers' names stands for it.
+        """
+        started = perf_counter()
+        request = make_request(prompt, user=self.user, output=output, max_new_tokens=max_new_tokens)
+        wanted = Output.of(output)
+        with self._parts.lock:
+            task, recall = Task(name="frozen"), Recall()
+            packed, rendered = self._compose(request, wanted, recall)
+            decision = self._parts.decider.frozen(request, wanted, rendered)
+            context = _context(packed, rendered)
+            return self._respond(request, wanted, task, recall, context, decision, started)
+
+    def compare(self, prompt: Prompt, **options: Any) -> Comparison:  # noqa: ANN401 (of __call__)
+        """The untouched model's answer beside the adapted one; `options` as for a call."""
+        kept = {k: v for k, v in options.items() if k in ("output", "max_new_tokens")}
+        return Comparison(frozen=self.frozen(prompt, **kept), adapted=self(prompt, **options))
+
+    def explain(
+        self,
+        prompt: Prompt,
+        *,
+        user: str | None = None,
+        task: str | None = None,
+        output: object = None,
+    ) -> Explanation:
+        """Everything up to decoding, without running the model or recording anything."""
+        request = make_request(
+            prompt, user=self.user if user is None else user, task=task, output=output
+        )
+        with self._parts.lock:
+            found, recall, packed, rendered = self._prepare(request, Output.of(output))
+        return Explanation(
+            request=request, task=found, recall=recall, context=_context(packed, rendered)
+        )
+
+    @property
+    def model(self) -> Model | None:
+        """The frozen model; `.model.model` is the very object that was wrapped."""
+        return self._parts.model
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered: records, events, export."""
+        return self._parts.memory
+
+    def close(self) -> None:
+        """Write out and release the memory; the model stays usable."""
+        with self._parts.lock:
+            self._parts.memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        model = self._parts.model.id if self._parts.model is not None else None
+        return f"<Adapted model={model!r} user={self.user!r} memory={self._parts.memory!r}>"
+
+    def _prepare(
+        self, request: Request, wanted: Output | None
+    ) -> tuple[Task, Recall, Packed, Rendered]:
+        self._parts.memory.sync()
+        task = self._parts.tasks.infer(request)
+        recall = self._parts.recaller.recall(request, task)
+        return task, recall, *self._compose(request, wanted, recall)
+
+    def _compose(
+        self, request: Request, wanted: Output | None, recall: Recall
+    ) -> tuple[Packed, Rendered]:
+        model = self._parts.model
+        packed = pack(
+            request,
+            recall,
+            budget=self._parts.budget,
+            count=model.count if model is not None else str.__len__,
+            answers=wanted.choices if wanted is not None else None,
+        )
+        # Without a model nothing is shown to one.
+        return packed, model.render(packed.messages) if model else Rendered(text="", ids=())
+
+    def _respond(
+        self,
+        request: Request,
+        wanted: Output | None,
+        task: Task,
+        recall: Recall,
+        context: Context,
+        decision: Decision,
+        started: float,
+    ) -> Response:
+        best = decision.candidates[0]
+        return Response(
+            text=best.text,
+            value=wanted.parse(best.text, best.finish) if wanted is not None else best.text,
+            request=request,
+            task=task,
+            context=context,
+            candidates=decision.candidates,
+            confidence=decision.confidence,
+            cost=replace(decision.cost, ms=1000 * (perf_counter() - started)),
+            why=Why(
+                weights=decision.weights,
+                spoke_for=tuple(r for r in recall.cases if r.record.answer == best.text),
+                spoke_against=tuple(r for r in recall.rejected if r.record.answer == best.text),
+                stopped=decision.stopped,
+            ),
+            learner=self,
+        )
+
+
+def wrap(
+    model: PreTrainedModel | Pipeline | str | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    memory: str | Path | None = None,
+    index: str | None = None,
+    embedder: Embedder | str | None = None,
+    user: str = DEFAULT_USER,
+    budget: int = BUDGET,
+) -> Adapted:
+    """Wrap a frozen model. It is never changed: no weight, hook, configuration or tokenizer field.
+
+    `model`: a model (with its `tokenizer`), a transformers text-generation pipeline, an id or path
+    for `from_pretrained`, "bundled" for the small model that comes with tta, or None for no
+    language model at all (closed answers only: the answers' names stand for its opinion).
+    `memory`: a folder, a SQLAlchemy URL, or None to remember for the life of this object only.
+    `index`: `http://host:port` of a Chroma server, needed when several processes share a memory.
+    `embedder`: an object with `id`, `dim` and `embed`, or a sentence-transformers id or path.
+    `budget`: tokens of recalled material in a prompt.
+
+    Raises ModelError when model or embedder cannot be used, StoreError when the memory cannot.
+    """
+    if budget < 0:
+        raise InvalidSetting(f"budget must not be negative, was {budget!r}", value=budget)
+    check_name("user", user)
+    frozen = _load(model, tokenizer)
+    embeds = _embedder(embedder)
+    store = Memory.open(memory, embedder=embeds, index=index)
+    parts = Parts(
+        model=frozen,
+        memory=store,
+        tasks=TaskInferer(store, embeds),
+        recaller=Recaller(store, embeds),
+        decider=Decider(frozen, Names(embeds), KernelVote()),
+        budget=budget,
+        lock=RLock(),
+    )
+    return Adapted(parts, user=user)
+
+
+def _load(
+    model: PreTrainedModel | Pipeline | str | None, tokenizer: PreTrainedTokenizerBase | None
+) -> Model | None:
+    if model is None:
+        return None
+    if isinstance(model, str) and model == "bundled":
+        from tta.micro import bundled
+
+        return load(*bundled())
+    return load(model, tokenizer)
+
+
+def _embedder(embedder: Embedder | str | None) -> Embedder:
+    if embedder is None:
+        return default_embedder()
+    return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
+
+
+def _context(packed: Packed, rendered: Rendered) -> Context:
+    return Context(
+        messages=packed.messages,
+        prompt=rendered.text,
+        tokens=len(rendered.ids),
+        shown=packed.shown,
+        dropped=packed.dropped,
+    )
+
+
+def _answered(response: Response, model: Model | None) -> Event:
+    """The journal's line for an answer; the response's id is the event's."""
+    return Event(
+        id=response.id,
+        kind=EventKind.ANSWERED,
+        user=response.request.user,
+        task=response.task.name,
+        response=response.id,
+        body={
+            "request": response.request.prompt,
+            "pattern": response.task.pattern,
+            "answer": response.text,
+            "candidates": [c.text for c in response.candidates[:KEPT]],
+            "messages": [{"role": m.role, "content": m.content} for m in response.request.messages],
+            "model": model.id if model is not None else "",
+        },
+    )

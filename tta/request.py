@@ -1,0 +1,124 @@
+"""From what the caller passed to a valid `Request`, or a typed error before anything happens.
+
+Knows the rules of input; knows no model, no memory, no output type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tta.errors import InvalidSetting, InvalidText
+from tta.types import Message, Request
+
+ROLES = ("system", "user", "assistant")
+MAX_NAME = 256
+
+Prompt = str | Sequence[Message | Mapping[str, str]]
+"""A question, or a conversation that ends with a user turn."""
+
+
+def make_request(
+    prompt: Prompt,
+    *,
+    user: str,
+    task: str | None = None,
+    output: object = None,
+    n: int = 1,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+) -> Request:
+    """Validate every argument of a call. Raises InvalidText or InvalidSetting."""
+    if task is not None:
+        check_name("task", task)
+    if max_new_tokens is not None:
+        _check_count("max_new_tokens", max_new_tokens)
+    _check_count("n", n)
+    return Request(
+        messages=_messages(prompt),
+        user=check_name("user", user),
+        task=task,
+        output=output,
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=_check_seed(seed),
+    )
+
+
+def check_text(what: str, text: object) -> str:
+    """`text` itself if it is a non-blank string that can be written as UTF-8."""
+    if not isinstance(text, str):
+        raise InvalidText(f"{what} must be a str, not {type(text).__name__}", value=text)
+    if not text.strip():
+        raise InvalidText(f"{what} is empty: {text!r}", value=text)
+    return check_utf8(what, text)
+
+
+def check_utf8(what: str, text: str) -> str:
+    """`text` itself unless it holds a lone surrogate, which no tokenizer or file accepts."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidText(
+            f"{what} holds a lone surrogate, {text[error.start]!r} at position {error.start}",
+            value=text[error.start],
+            hint="Decode the bytes with errors='replace' first",
+        ) from error
+    return text
+
+
+def check_name(what: str, name: object) -> str:
+    """A user or task name: a printable, non-blank string of at most 256 characters."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise InvalidSetting(
+            f"{what} must be a printable, non-blank string, was {name!r}", value=name
+        )
+    if len(name) > MAX_NAME:
+        raise InvalidSetting(f"{what} has {len(name)} characters, at most {MAX_NAME}", value=name)
+    return name
+
+
+def _check_count(what: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidSetting(f"{what} must be an integer of at least 1, was {value!r}", value=value)
+
+
+def _check_seed(seed: object) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise InvalidSetting(
+            f"seed must be an integer from 0 to 2**63 - 1, was {seed!r}", value=seed
+        )
+    return seed
+
+
+def _messages(prompt: Prompt) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return (Message(role="user", content=check_text("prompt", prompt)),)
+    if not isinstance(prompt, Sequence) or not prompt:
+        raise InvalidText(
+            f"prompt must be a str or a non-empty list of messages, was {prompt!r}", value=prompt
+        )
+    messages = tuple(_message(i, m) for i, m in enumerate(prompt))
+    if messages[-1].role != "user":
+        raise InvalidText(
+            f"the last message must be the user's, was {messages[-1].role!r}",
+            value=messages[-1].role,
+        )
+    return messages
+
+
+def _message(i: int, message: Message | Mapping[str, str]) -> Message:
+    if isinstance(message, Mapping):
+        if set(message) != {"role", "content"}:
+            raise InvalidText(
+                f"message {i} needs exactly 'role' and 'content', has {sorted(message)}",
+                value=dict(message),
+            )
+        message = Message(role=message["role"], content=message["content"])
+    if not isinstance(message, Message):
+        raise InvalidText(f"message {i} must be a mapping or tta.Message", value=message)
+    if message.role not in ROLES:
+        raise InvalidText(
+            f"message {i} has role {message.role!r}, not one of {ROLES}", value=message.role
+        )
+    check_text(f"message {i}", message.content)
+    return message
