@@ -19,6 +19,7 @@ import numpy as np
 from tta.errors import (
     CorruptStore,
     InvalidSetting,
+    StoreError,
     StoreReadOnly,
     UnknownFeedback,
     WrongUser,
@@ -107,7 +108,7 @@ class Memory:
             self._journal.set("embedder", self._embedder.id)
             self._journal.set("dim", str(self._embedder.dim))
         self._pull()
-        self._reconcile()
+        self._reconcile_or_begin_anew()
 
     def _open_index(self, embedder: Embedder, flush_every: int) -> MemoryIndex | ChromaIndex:
         where = self._index_place()
@@ -365,6 +366,16 @@ class Memory:
         for user in {record.user for record in wanted}:
             rows = [i for i, record in enumerate(wanted) if record.user == user]
             self._index.put(user, [wanted[i].id for i in rows], vectors[rows])
+
+    def _reconcile_or_begin_anew(self) -> None:
+        try:
+            self._reconcile()
+        except StoreError as problem:
+            if self._index is None or self._server is not None:
+                raise
+            _log.warning("The index is damaged (%s): it is made anew from the journal", problem)
+            self._index.reset()
+            self._reconcile()
 
     def _reconcile(self) -> int:
         """Make the index hold exactly the live records; how many records have a vector."""
