@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -90,7 +91,7 @@ class Report:
         cuts = sorted({round(i * self.steps / 5) for i in range(6)})
         return tuple(
             (start + 1, stop, _share(part, "right"), _share(part, "frozen_right"))
-            for start, stop in zip(cuts, cuts[1:], strict=False)
+            for start, stop in pairwise(cuts)
             for part in [self.taken[start:stop]]
         )
 
