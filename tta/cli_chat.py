@@ -18,7 +18,7 @@ from tta.types import Learned
 HELP = """\
 /good            the answer is right        /rule TEXT       a standing instruction
 /bad             the answer is wrong        /note TEXT       what this kind of request means
-/correct TEXT    what it should have been   /undo [ID]       take back the last feedback, or that one
+/correct TEXT    what it should have been   /undo [ID]       take back the last feedback, or ID's
 /prefer TEXT     a better answer            /why             what decided
 /help  /quit"""
 

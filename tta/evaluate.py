@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,10 +88,9 @@ class Report:
 
     def fifths(self) -> tuple[tuple[int, int, float, float], ...]:
         """(first step, last step, adapted, frozen) of each fifth of the stream; steps from 1."""
-        cuts = sorted({round(i * self.steps / 5) for i in range(6)})
         return tuple(
             (start + 1, stop, _share(part, "right"), _share(part, "frozen_right"))
-            for start, stop in zip(cuts, cuts[1:], strict=False)
+            for start, stop in pairwise(_cuts(self.steps))
             for part in [self.taken[start:stop]]
         )
 
@@ -222,8 +222,13 @@ def report(taken: Sequence[Step], *, feedback: str, unchanged: bool) -> Report:
 
 
 def _score(taken: Sequence[Step], field: str) -> Score:
-    last = taken[-max(1, len(taken) // 5) :]
+    last = taken[_cuts(len(taken))[-2] :]
     return Score(accuracy=_share(taken, field), last_fifth=_share(last, field))
+
+
+def _cuts(steps: int) -> list[int]:
+    """Where the fifths begin, and the end; fewer than five when there are fewer steps."""
+    return sorted({round(i * steps / 5) for i in range(6)})
 
 
 def _share(taken: Sequence[Step], field: str) -> float:

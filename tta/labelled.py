@@ -87,7 +87,8 @@ def _is_names(found: object) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        # Decoded by hand: reading as text would rewrite the line breaks within quoted cells.
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidText(
             f"{str(path)!r} is not UTF-8 (byte {error.start})", value=str(path)
