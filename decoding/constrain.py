@@ -148,8 +148,22 @@ def _pattern(source: object, pattern: str) -> Output:
             raise ValueError(f"it does not match {pattern!r}")
         return text
 
-    grammar = _checked(_regex_grammar(pattern), source)
+    grammar = _checked(_regex_grammar(_ascii_digits(pattern)), source)
     return Output(source=source, grammar=grammar, read=read)
+
+
+def _ascii_digits(pattern: str) -> str:
+    r"""`\d` as 0 to 9: otherwise it is any digit of any script, and Python knows fewer of them."""
+    parts = re.split(r"(\\.|\[\^?\]?|\])", pattern, flags=re.DOTALL)
+    in_class = False
+    for i, part in enumerate(parts):
+        if part == r"\d":
+            parts[i] = "0-9" if in_class else "[0-9]"
+        elif part.startswith("["):
+            in_class = True
+        elif part == "]":
+            in_class = False
+    return "".join(parts)
 
 
 def _lark(source: object, lark: str) -> Output:
@@ -174,8 +188,7 @@ def _scalar(source: type) -> Output:
     from outlines.types.dsl import python_types_to_terms, to_regex
     from pydantic import TypeAdapter
 
-    # In llguidance's regular expressions \d is any Unicode digit.
-    pattern = to_regex(python_types_to_terms(source)).replace(r"\d", "[0-9]")
+    pattern = _ascii_digits(to_regex(python_types_to_terms(source)))
     adapter: TypeAdapter[object] = TypeAdapter(source)
     return Output(
         source=source,
