@@ -11,6 +11,7 @@ import enum
 import json
 import re
 import types
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -148,22 +149,20 @@ def _pattern(source: object, pattern: str) -> Output:
             raise ValueError(f"it does not match {pattern!r}")
         return text
 
-    grammar = _checked(_regex_grammar(_ascii_digits(pattern)), source)
+    grammar = _checked(_regex_grammar(_translated(pattern)), source)
     return Output(source=source, grammar=grammar, read=read)
 
 
-def _ascii_digits(pattern: str) -> str:
-    r"""`\d` as 0 to 9: otherwise it is any digit of any script, and Python knows fewer of them."""
-    parts = re.split(r"(\\.|\[\^?\]?|\])", pattern, flags=re.DOTALL)
-    in_class = False
-    for i, part in enumerate(parts):
-        if part == r"\d":
-            parts[i] = "0-9" if in_class else "[0-9]"
-        elif part.startswith("["):
-            in_class = True
-        elif part == "]":
-            in_class = False
-    return "".join(parts)
+def _translated(pattern: str) -> str:
+    r"""The pattern with `\d` and `\w` as llguidance may use them without leaving Python's.
+
+    There, `\d` is any digit of any script, `\w` has marks that Python's has not, and both know a
+    newer Unicode than Python does. Here: 0 to 9; letters, digits and the underscore.
+    """
+    known = ".".join(unicodedata.unidata_version.split(".")[:2])
+    word = rf"[[\p{{L}}\p{{Nd}}_]&&\p{{Age={known}}}]"
+    parts = re.split(r"(\\.)", pattern, flags=re.DOTALL)
+    return "".join({r"\d": "[0-9]", r"\w": word}.get(part, part) for part in parts)
 
 
 def _lark(source: object, lark: str) -> Output:
@@ -188,7 +187,7 @@ def _scalar(source: type) -> Output:
     from outlines.types.dsl import python_types_to_terms, to_regex
     from pydantic import TypeAdapter
 
-    pattern = _ascii_digits(to_regex(python_types_to_terms(source)))
+    pattern = _translated(to_regex(python_types_to_terms(source)))
     adapter: TypeAdapter[object] = TypeAdapter(source)
     return Output(
         source=source,
@@ -291,27 +290,39 @@ def token_table(
             value=type(tokenizer).__name__,
             hint="Load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
         )
-    width = max(width, len(tokenizer))
-    return from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends) or None)
+    known = [i for i in ends if i < len(tokenizer)]
+    try:
+        return from_tokenizer(
+            tokenizer, n_vocab=max(width, len(tokenizer)), eos_token=known or None
+        )
+    except ValueError as error:
+        raise UnsupportedModel(
+            f"Constraints cannot read this tokenizer: {error}",
+            value=type(tokenizer).__name__,
+            hint="Leave out `output=`, or use a tokenizer with a decoder of a known kind",
+        ) from error
 
 
 class TokenMatcher:
     """Which tokens may come next in one row. Belongs to the row: it moves and ends with it."""
 
-    __slots__ = ("_matcher", "_width")
+    __slots__ = ("_ends", "_matcher", "_width")
 
-    def __init__(self, matcher: LLMatcher, width: int) -> None:
+    def __init__(self, matcher: LLMatcher, width: int, ends: Sequence[int]) -> None:
         self._matcher = matcher
         self._width = width
+        self._ends = list(ends)
 
     @classmethod
-    def rows(cls, table: LLTokenizer, output: Output, *, width: int, n: int) -> list[TokenMatcher]:
+    def rows(
+        cls, table: LLTokenizer, output: Output, *, width: int, ends: Sequence[int], n: int
+    ) -> list[TokenMatcher]:
         """`n` matchers at the start of the same grammar, which is compiled once."""
         from llguidance import LLMatcher
 
         first = LLMatcher(table, output.grammar)
         _check_state(first)
-        return [cls(first.deep_copy(), width) for _ in range(n)]
+        return [cls(first.deep_copy(), width, ends) for _ in range(n)]
 
     @property
     def complete(self) -> bool:
@@ -322,6 +333,8 @@ class TokenMatcher:
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         _check_state(self._matcher)
         mask = np.unpackbits(bits, bitorder="little")[: self._width].astype(np.bool_)
+        # An end that only the model's configuration names is not in llguidance's table.
+        mask[self._ends] = self._matcher.is_accepting()
         if not mask.any():
             raise InvalidOutput(
                 "No token of this tokenizer can continue the answer",

@@ -134,6 +134,11 @@ def end_ids(sources: Iterable[object]) -> tuple[int, ...]:
     return tuple(found)
 
 
+def within(ids: Iterable[int], width: int) -> tuple[int, ...]:
+    """Those ids that logits of this width can name; configurations may carry others."""
+    return tuple(i for i in ids if 0 <= i < width)
+
+
 def _plain(messages: Sequence[Message]) -> str:
     text = ""
     for message in messages:

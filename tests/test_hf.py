@@ -447,9 +447,7 @@ def test_models_that_cannot_be_decoded_are_refused_with_the_way_out(
         T5Config(d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1, vocab_size=384)
     )
     bert = BertModel(
-        BertConfig(
-            hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8
-        )
+        BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8)
     )
     with torch.device("meta"):
         empty = LlamaForCausalLM(
