@@ -329,18 +329,12 @@ class TokenMatcher:
         return self._matcher.is_stopped()
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Shape (V,). `InvalidOutput`: nothing the tokenizer can write may follow."""
+        """Shape (V,). `InvalidOutput`: nothing that the tokenizer can write may follow."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         _check_state(self._matcher)
         mask = np.unpackbits(bits, bitorder="little")[: self._width].astype(np.bool_)
         # An end that only the model's configuration names is not in llguidance's table.
         mask[self._ends] = self._matcher.is_accepting()
-        if not mask.any():
-            raise InvalidOutput(
-                "No token of this tokenizer can continue the answer",
-                value=self._width,
-                hint="Allow characters that the tokenizer can write",
-            )
         return mask
 
     def take(self, token: int) -> None:
@@ -349,9 +343,17 @@ class TokenMatcher:
 
 
 def _check_state(matcher: LLMatcher) -> None:
-    if matcher.is_error():
+    if not matcher.is_error():
+        return
+    fault = matcher.get_error().strip().partition("\n")[0]
+    if fault.startswith("NoExtension"):
         raise InvalidOutput(
-            f"The constraint failed: {matcher.get_error().strip()}",
-            value=matcher.get_error(),
-            hint="Simplify the schema, pattern or grammar",
+            "No token of this tokenizer can continue the answer",
+            value=fault,
+            hint="Allow characters that the tokenizer can write",
         )
+    raise InvalidOutput(
+        f"The constraint failed: {fault}",
+        value=fault,
+        hint="Simplify the schema, pattern or grammar",
+    )
