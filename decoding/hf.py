@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tta.decoding import choices, engine
-from tta.decoding.constrain import Output, TokenMatcher, token_table
+from tta.decoding.constrain import Output
+from tta.decoding.matcher import TokenMatcher, token_table
 from tta.decoding.template import PLAIN_STOP, Template, end_ids, within
 from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
 from tta.types import Candidate, Cost, Message, Prompt
@@ -129,7 +130,7 @@ class HFModel:
         decode: Callable[[list[int]], str] = self._free_text
         if constraint is not None:
             table = self._token_table(width)
-            matchers = TokenMatcher.rows(table, constraint, width=width, ends=ends, n=n)
+            matchers = TokenMatcher.rows(table, constraint.grammar, width=width, ends=ends, n=n)
             # As the grammar saw it: some tokenizers drop a leading space when they decode.
             decode = table.decode_str
         rows = [

@@ -54,6 +54,15 @@ def test_choosing_in_small_chunks_changes_nothing(
     assert cost.passes == 1 + len(ANSWERS)
 
 
+def test_answers_of_like_length_share_a_pass_and_little_is_padded() -> None:
+    lengths = [3, 40, 4, 41, 3, 5, *([4] * 40)]
+    fed = [[1] * n for n in lengths]
+    chunks = list(choices._chunks(fed, 100))
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(len(fed)))
+    assert sorted(chunks[0]) == [1, 3]
+    assert len(chunks) == 2
+
+
 def test_a_trained_model_is_scored_exactly_in_the_plain_format(
     stories: tuple[PreTrainedModel, PreTrainedTokenizerFast],
 ) -> None:

@@ -202,6 +202,11 @@ def test_a_grammar_is_never_left(model: HFModel) -> None:
         assert re.fullmatch(r"move (left|right)( [0-9]{1,2})?", candidate.text)
 
 
+def test_properties_may_have_any_name_and_annotations_begin_with_x() -> None:
+    schema = {"type": "object", "properties": {"minlength": {"type": "integer", "x-unit": "m"}}}
+    assert Output.of(schema) is not None
+
+
 def test_outlines_terms_are_understood(model: HFModel) -> None:
     from outlines.types import CFG, JsonSchema
     from outlines.types import Regex as OutlinesRegex
@@ -251,6 +256,9 @@ def test_an_answer_complete_with_its_last_token_is_not_cut_off(model: HFModel) -
         ({"type": "integer", "not": {"const": 3}}, "not"),
         ({"type": "integer", "minimum": 5, "maximum": 3}, "5"),
         ({"type": "strng"}, "strng"),
+        ({"type": "object", "properties": {"a": {"minlength": 3}}}, "minlength"),
+        ({"anyOf": [{"type": "string"}, {"$defs": {"b": {"typ": "string"}}}]}, "typ"),
+        (set[int], "uniqueItems"),
         ({"enum": []}, "empty"),
         ({"$ref": "#/$defs/gone"}, "gone"),
         ({"type": "string", "format": "zork"}, "zork"),
