@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tta.decoding import combine, normalise
+from tta.decoding.mixture import FLOOR, combine, normalise
 from tta.errors import InvalidSetting
 
 
@@ -30,7 +30,7 @@ def test_the_pool_is_the_weighted_sum_of_log_probabilities() -> None:
 def test_an_expert_of_weight_zero_has_no_say_even_when_it_forbids_an_answer() -> None:
     a, b = np.log([0.9, 0.1]), np.array([-np.inf, 0.0])
     np.testing.assert_allclose(combine({"a": a, "b": b}, {"a": 1.0, "b": 0.0}), a)
-    assert combine({"a": a, "b": b}, {"a": 1.0, "b": 0.5})[0] == -np.inf
+    assert combine({"a": a, "b": b}, {"a": 1.0, "b": 1.0}).argmax() == 1
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,10 @@ def test_missing_weights_opinions_and_uneven_candidates_are_refused() -> None:
         combine({}, {})
     with pytest.raises(InvalidSetting, match="different candidates"):
         combine({"a": np.zeros(2), "b": np.zeros(3)}, {"a": 1.0, "b": 1.0})
+
+
+def test_no_expert_may_veto() -> None:
+    sure = np.array([0.0, -1000.0])
+    memory = np.array([np.log(1e-5), 0.0])
+    assert combine({"model": sure, "memory": memory}, {"model": 0.5, "memory": 1.0}).argmax() == 1
+    assert combine({"model": sure}, {"model": 1.0})[1] == pytest.approx(np.log(FLOOR))
