@@ -33,6 +33,9 @@ wording has the same intent in 27 to 53 % of cases; above 0.9 hardly any two wor
 SAME_ANSWER_PENALTY = 0.1
 """How much nearer a demonstration must be for each one chosen before it with the same answer."""
 
+BORROW_THRESHOLD = 0.5
+"""Least cosine at which cases of other tasks are lent to an inferred task that has none."""
+
 _INDISTINCT = 0.999
 """Texts beyond this cosine may be one text to the embedder (it reads only their beginning)."""
 
@@ -106,7 +109,7 @@ class Recaller:
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
         """Demonstrations first, each part best first."""
-        pool = self._same_text_first(vector, request, task, RecordKind.CASE)
+        pool = self._near(vector, request, task, RecordKind.CASE)
         shown = _diverse(_newest_of_each_text(pool), request.prompt, self._demonstrations)
         chosen = {case.record.id for case in shown}
         rest = [case for case in pool if case.record.id not in chosen]
@@ -118,11 +121,21 @@ class Recaller:
     def _recall_rejected(
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
-        pool = self._same_text_first(vector, request, task, RecordKind.REJECTED)
+        pool = self._near(vector, request, task, RecordKind.REJECTED)
         return tuple(_in_channel(case, REJECTED) for case in pool)
 
-    def _same_text_first(
+    def _near(
         self, vector: FloatArray, request: Request, task: str, kind: RecordKind
+    ) -> list[Recalled]:
+        """Of the task; one that was inferred and has none borrows what is near from the others."""
+        own = self._same_text_first(vector, request, task, kind)
+        if own or request.task is not None:
+            return own
+        others = self._same_text_first(vector, request, None, kind)
+        return [other for other in others if other.score >= BORROW_THRESHOLD]
+
+    def _same_text_first(
+        self, vector: FloatArray, request: Request, task: str | None, kind: RecordKind
     ) -> list[Recalled]:
         """The nearest records; those of the very same text first, the newest leading."""
         if not self._voters:
