@@ -26,7 +26,7 @@ _SCALARS = (int, float, datetime.date, datetime.time, datetime.datetime)
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SCHEMA_KEYS = """
-    items additionalProperties additionalItems not if then else contains propertyNames
+    items additionalProperties not if then else contains propertyNames
     unevaluatedItems unevaluatedProperties contentSchema"""
 _SCHEMAS = frozenset(_SCHEMA_KEYS.split())
 _OTHER_KEYS = """
@@ -178,11 +178,18 @@ def _lark(source: object, lark: str) -> Output:
     return Output(source=source, grammar=_checked(LLMatcher.grammar_from_lark(lark), source))
 
 
-def _schema(source: object, schema: dict[str, Any], read: Reader) -> Output:
+def _schema(
+    source: object, schema: dict[str, Any], read: Reader, *, exclusive: bool = False
+) -> Output:
+    """`exclusive`: the branches of a `oneOf` exclude each other, so that any of them will do."""
     from llguidance import LLMatcher
 
     _check_keywords(schema)
-    options: Any = {"whitespace_pattern": WHITESPACE, "lenient": False}
+    options: Any = {
+        "whitespace_pattern": WHITESPACE,
+        "lenient": False,
+        "coerce_one_of": exclusive,
+    }
     try:
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     except (TypeError, ValueError) as error:
@@ -230,14 +237,27 @@ def _structured(source: Any) -> Output:  # noqa: ANN401 - any annotation
 
     try:
         adapter = TypeAdapter(source)
-        schema = adapter.json_schema()
+        schema = _sealed(adapter.json_schema())
     except PydanticUserError as error:
         raise InvalidOutput(
             f"{_name(source)} has no JSON schema: {error.message}",
             value=source,
             hint="Use a pydantic model, a dataclass, a TypedDict or a JSON schema",
         ) from error
-    return _schema(source, schema, adapter.validate_json)
+    # pydantic writes oneOf only for unions that a field's constant tells apart.
+    return _schema(source, schema, adapter.validate_json, exclusive=True)
+
+
+def _sealed(schema: Any) -> Any:  # noqa: ANN401 - any JSON
+    """The schema without properties that the type does not name, unless it asks for them."""
+    if isinstance(schema, list):
+        return [_sealed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {key: _sealed(part) for key, part in schema.items()}
+    if schema.get("type") == "object" and "properties" in schema:
+        parts.setdefault("additionalProperties", False)
+    return parts
 
 
 def _outlines_term(output: object) -> Output:
