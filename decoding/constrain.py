@@ -106,20 +106,16 @@ def _closed(source: object, members: Sequence[object]) -> Output:
     for member in members:
         text = _choice_text(member)
         if text in by_text:
-            raise InvalidOutput(
-                f"The choice {text!r} is there twice", value=member, hint="Give each once"
-            )
+            raise InvalidOutput(f"{text!r} is there twice", value=member, hint="Give each once")
         by_text[text] = member
-    grammar = _checked(_regex_grammar("|".join(map(re.escape, by_text))), source)
+    grammar = _regex("|".join(map(re.escape, by_text)), source)
     return Output(source=source, choices=tuple(by_text), grammar=grammar, read=by_text.__getitem__)
 
 
 def _choice_text(member: object) -> str:
     value = member.value if isinstance(member, enum.Enum) else member
     if not isinstance(value, (str, int, float, bool, types.NoneType)):
-        raise InvalidOutput(
-            f"{member!r} is no choice", value=member, hint="Choices are strings, numbers or None"
-        )
+        raise InvalidOutput(f"{member!r} is no choice", value=member, hint="Use texts or numbers")
     text = str(value)
     if not text.strip():
         raise InvalidOutput(f"The choice {text!r} is empty", value=member, hint="Name it")
@@ -156,8 +152,7 @@ def _pattern(source: object, pattern: str) -> Output:
             raise ValueError(f"it does not match {pattern!r}")
         return text
 
-    grammar = _checked(_regex_grammar(_translated(pattern)), source)
-    return Output(source=source, grammar=grammar, read=read)
+    return Output(source=source, grammar=_regex(_translated(pattern), source), read=read)
 
 
 def _translated(pattern: str) -> str:
@@ -166,7 +161,8 @@ def _translated(pattern: str) -> str:
     There, `\d` is any digit of any script, `\w` has marks that Python's has not, and both know a
     newer Unicode than Python does. Here: 0 to 9; letters, digits and the underscore.
     """
-    known = ".".join(unicodedata.unidata_version.split(".")[:2])
+    # Capped at what llguidance knows: a newer Python must not make the name unknown there.
+    known = min(float(".".join(unicodedata.unidata_version.split(".")[:2])), 16.0)
     word = rf"[[\p{{L}}\p{{Nd}}_]&&\p{{Age={known}}}]"
     parts = re.split(r"(\\.)", pattern, flags=re.DOTALL)
     return "".join({r"\d": "[0-9]", r"\w": word}.get(part, part) for part in parts)
@@ -185,11 +181,7 @@ def _schema(
     from llguidance import LLMatcher
 
     _check_keywords(schema)
-    options: Any = {
-        "whitespace_pattern": WHITESPACE,
-        "lenient": False,
-        "coerce_one_of": exclusive,
-    }
+    options: Any = {"whitespace_pattern": WHITESPACE, "coerce_one_of": exclusive, "lenient": False}
     try:
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     except (TypeError, ValueError) as error:
@@ -208,11 +200,9 @@ def _check_keywords(schema: object) -> None:
                 value=key,
                 hint="Correct its spelling, or begin an annotation's name with x-",
             )
-        if key in _SCHEMA_MAPS and isinstance(value, dict):
-            parts = list(value.values())
-        else:
-            parts = value if key in _SCHEMA_LISTS else [value] if key in _SCHEMAS else []
-        for part in parts:
+        named = value.values() if key in _SCHEMA_MAPS and isinstance(value, dict) else ()
+        listed = value if key in _SCHEMA_LISTS else [value] if key in _SCHEMAS else ()
+        for part in (*named, *listed):
             _check_keywords(part)
 
 
@@ -221,13 +211,9 @@ def _scalar(source: type) -> Output:
     from outlines.types.dsl import python_types_to_terms, to_regex
     from pydantic import TypeAdapter
 
-    pattern = _translated(to_regex(python_types_to_terms(source)))
     adapter: TypeAdapter[object] = TypeAdapter(source)
-    return Output(
-        source=source,
-        grammar=_checked(_regex_grammar(pattern), source),
-        read=adapter.validate_strings,
-    )
+    grammar = _regex(_translated(to_regex(python_types_to_terms(source))), source)
+    return Output(source=source, grammar=grammar, read=adapter.validate_strings)
 
 
 def _structured(source: Any) -> Output:  # noqa: ANN401 - any annotation
@@ -278,25 +264,23 @@ def _outlines_term(output: object) -> Output:
 
 
 def _as_dict(schema: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(schema, dict):
-        return schema
     try:
-        read = json.loads(schema)
-    except ValueError as error:
-        raise InvalidOutput(
-            f"A text given as output= is read as a JSON schema, and {schema!r} is none",
-            value=schema,
-            hint="For choices pass a list, for a pattern tta.Regex",
-        ) from error
-    if not isinstance(read, dict):
-        raise InvalidOutput(f"{schema!r} is no JSON schema", value=schema, hint="Pass an object")
-    return read
+        read = json.loads(schema) if isinstance(schema, str) else schema
+    except ValueError:
+        read = None
+    if isinstance(read, dict):
+        return read
+    raise InvalidOutput(
+        f"A text given as output= is read as a JSON schema, and {schema!r} is none",
+        value=schema,
+        hint="For choices pass a list, for a pattern tta.Regex",
+    )
 
 
-def _regex_grammar(pattern: str) -> str:
+def _regex(pattern: str, source: object) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_regex(pattern)
+    return _checked(LLMatcher.grammar_from_regex(pattern), source)
 
 
 def _checked(grammar: str, source: object) -> str:

@@ -137,6 +137,7 @@ def test_free_text_has_no_constraint() -> None:
         r"\d{4}-[\d.]{2}",
         r"(yes|no), [a-z ]{1,10}\.",
         r"\w+@\w{2,5}\.(com|org)",
+        r"[\w.-]{2}|[\w-]{3}|[-\w\d]{4}|[^\W\d_]{5}",
         r"[^a-z]{2,4}",
         r".{3,5}!",
         r"\[[\]\\d]{2}\]",
