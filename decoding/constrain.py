@@ -26,7 +26,7 @@ _SCALARS = (int, float, datetime.date, datetime.time, datetime.datetime)
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SCHEMA_KEYS = """
-    items additionalProperties additionalItems not if then else contains propertyNames
+    items additionalProperties not if then else contains propertyNames
     unevaluatedItems unevaluatedProperties contentSchema"""
 _SCHEMAS = frozenset(_SCHEMA_KEYS.split())
 _OTHER_KEYS = """
@@ -119,9 +119,7 @@ def _closed(
     for member in members:
         text = _choice_text(member)
         if text in by_text:
-            raise InvalidOutput(
-                f"The choice {text!r} is there twice", value=member, hint="Give each once"
-            )
+            raise InvalidOutput(f"{text!r} is there twice", value=member, hint="Give each once")
         by_text[text] = member
     described = dict(descriptions or {})
     if unknown := sorted(set(described) - set(by_text)):
@@ -130,7 +128,7 @@ def _closed(
         source=source,
         choices=tuple(by_text),
         descriptions=described,
-        grammar=_checked(_regex_grammar("|".join(map(re.escape, by_text))), source),
+        grammar=_regex("|".join(map(re.escape, by_text)), source),
         read=by_text.__getitem__,
     )
 
@@ -138,9 +136,7 @@ def _closed(
 def _choice_text(member: object) -> str:
     value = member.value if isinstance(member, enum.Enum) else member
     if not isinstance(value, (str, int, float, bool, types.NoneType)):
-        raise InvalidOutput(
-            f"{member!r} is no choice", value=member, hint="Choices are strings, numbers or None"
-        )
+        raise InvalidOutput(f"{member!r} is no choice", value=member, hint="Use texts or numbers")
     text = str(value)
     if not text.strip():
         raise InvalidOutput(f"The choice {text!r} is empty", value=member, hint="Name it")
@@ -177,8 +173,7 @@ def _pattern(source: object, pattern: str) -> Output:
             raise ValueError(f"it does not match {pattern!r}")
         return text
 
-    grammar = _checked(_regex_grammar(_translated(pattern)), source)
-    return Output(source=source, grammar=grammar, read=read)
+    return Output(source=source, grammar=_regex(_translated(pattern), source), read=read)
 
 
 def _translated(pattern: str) -> str:
@@ -187,7 +182,8 @@ def _translated(pattern: str) -> str:
     There, `\d` is any digit of any script, `\w` has marks that Python's has not, and both know a
     newer Unicode than Python does. Here: 0 to 9; letters, digits and the underscore.
     """
-    known = ".".join(unicodedata.unidata_version.split(".")[:2])
+    # Capped at what llguidance knows: a newer Python must not make the name unknown there.
+    known = min(float(".".join(unicodedata.unidata_version.split(".")[:2])), 16.0)
     word = rf"[[\p{{L}}\p{{Nd}}_]&&\p{{Age={known}}}]"
     parts = re.split(r"(\\.)", pattern, flags=re.DOTALL)
     return "".join({r"\d": "[0-9]", r"\w": word}.get(part, part) for part in parts)
@@ -199,11 +195,14 @@ def _lark(source: object, lark: str) -> Output:
     return Output(source=source, grammar=_checked(LLMatcher.grammar_from_lark(lark), source))
 
 
-def _schema(source: object, schema: dict[str, Any], read: Reader) -> Output:
+def _schema(
+    source: object, schema: dict[str, Any], read: Reader, *, exclusive: bool = False
+) -> Output:
+    """`exclusive`: the branches of a `oneOf` exclude each other, so that any of them will do."""
     from llguidance import LLMatcher
 
     _check_keywords(schema)
-    options: Any = {"whitespace_pattern": WHITESPACE, "lenient": False}
+    options: Any = {"whitespace_pattern": WHITESPACE, "coerce_one_of": exclusive, "lenient": False}
     try:
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     except (TypeError, ValueError) as error:
@@ -222,11 +221,9 @@ def _check_keywords(schema: object) -> None:
                 value=key,
                 hint="Correct its spelling, or begin an annotation's name with x-",
             )
-        if key in _SCHEMA_MAPS and isinstance(value, dict):
-            parts = list(value.values())
-        else:
-            parts = value if key in _SCHEMA_LISTS else [value] if key in _SCHEMAS else []
-        for part in parts:
+        named = value.values() if key in _SCHEMA_MAPS and isinstance(value, dict) else ()
+        listed = value if key in _SCHEMA_LISTS else [value] if key in _SCHEMAS else ()
+        for part in (*named, *listed):
             _check_keywords(part)
 
 
@@ -235,13 +232,9 @@ def _scalar(source: type) -> Output:
     from outlines.types.dsl import python_types_to_terms, to_regex
     from pydantic import TypeAdapter
 
-    pattern = _translated(to_regex(python_types_to_terms(source)))
     adapter: TypeAdapter[object] = TypeAdapter(source)
-    return Output(
-        source=source,
-        grammar=_checked(_regex_grammar(pattern), source),
-        read=adapter.validate_strings,
-    )
+    grammar = _regex(_translated(to_regex(python_types_to_terms(source))), source)
+    return Output(source=source, grammar=grammar, read=adapter.validate_strings)
 
 
 def _structured(source: Any) -> Output:  # noqa: ANN401 - any annotation
@@ -251,14 +244,27 @@ def _structured(source: Any) -> Output:  # noqa: ANN401 - any annotation
 
     try:
         adapter = TypeAdapter(source)
-        schema = adapter.json_schema()
+        schema = _sealed(adapter.json_schema())
     except PydanticUserError as error:
         raise InvalidOutput(
             f"{_name(source)} has no JSON schema: {error.message}",
             value=source,
             hint="Use a pydantic model, a dataclass, a TypedDict or a JSON schema",
         ) from error
-    return _schema(source, schema, adapter.validate_json)
+    # pydantic writes oneOf only for unions that a field's constant tells apart.
+    return _schema(source, schema, adapter.validate_json, exclusive=True)
+
+
+def _sealed(schema: Any) -> Any:  # noqa: ANN401 - any JSON
+    """The schema without properties that the type does not name, unless it asks for them."""
+    if isinstance(schema, list):
+        return [_sealed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {key: _sealed(part) for key, part in schema.items()}
+    if schema.get("type") == "object" and "properties" in schema:
+        parts.setdefault("additionalProperties", False)
+    return parts
 
 
 def _outlines_term(output: object) -> Output:
@@ -279,25 +285,23 @@ def _outlines_term(output: object) -> Output:
 
 
 def _as_dict(schema: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(schema, dict):
-        return schema
     try:
-        read = json.loads(schema)
-    except ValueError as error:
-        raise InvalidOutput(
-            f"A text given as output= is read as a JSON schema, and {schema!r} is none",
-            value=schema,
-            hint="For choices pass a list, for a pattern tta.Regex",
-        ) from error
-    if not isinstance(read, dict):
-        raise InvalidOutput(f"{schema!r} is no JSON schema", value=schema, hint="Pass an object")
-    return read
+        read = json.loads(schema) if isinstance(schema, str) else schema
+    except ValueError:
+        read = None
+    if isinstance(read, dict):
+        return read
+    raise InvalidOutput(
+        f"A text given as output= is read as a JSON schema, and {schema!r} is none",
+        value=schema,
+        hint="For choices pass a list, for a pattern tta.Regex",
+    )
 
 
-def _regex_grammar(pattern: str) -> str:
+def _regex(pattern: str, source: object) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_regex(pattern)
+    return _checked(LLMatcher.grammar_from_regex(pattern), source)
 
 
 def _checked(grammar: str, source: object) -> str:

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Annotated, Literal
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from pydantic import BaseModel, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -43,6 +43,15 @@ class Point:
 class Row(TypedDict):
     ok: bool
     tag: Literal["a", "b"]
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    good: bool
 
 
 SCHEMA = {
@@ -128,6 +137,7 @@ def test_free_text_has_no_constraint() -> None:
         r"\d{4}-[\d.]{2}",
         r"(yes|no), [a-z ]{1,10}\.",
         r"\w+@\w{2,5}\.(com|org)",
+        r"[\w.-]{2}|[\w-]{3}|[-\w\d]{4}|[^\W\d_]{5}",
         r"[^a-z]{2,4}",
         r".{3,5}!",
         r"\[[\]\\d]{2}\]",
@@ -187,6 +197,14 @@ def test_answers_are_read_as_values_of_the_type(kind: object, text: str, value: 
     assert output.parse(text) == expected
 
 
+def test_a_union_told_apart_by_a_constant_is_drawn_and_read(model: HFModel) -> None:
+    union = Annotated[Cat | Dog, Field(discriminator="kind")]
+    output = Output.of(union)
+    assert output is not None
+    assert {type(output.parse(c.text)) for c in drawn(model, union)} == {Cat, Dog}
+    assert output.parse('{"kind": "cat"}') == Cat(kind="cat")
+
+
 @pytest.mark.parametrize("kind", [int, float])
 def test_numbers_are_drawn_as_numbers(model: HFModel, kind: type) -> None:
     output = Output.of(kind)
@@ -215,10 +233,17 @@ def test_outlines_terms_are_understood(model: HFModel) -> None:
         (OutlinesRegex("[ab]{2}"), "[ab]{2}"),
         (CFG('start: "x" "y"'), "xy"),
         (JsonSchema({"type": "boolean"}), "true|false"),
-        ("v" + OutlinesRegex("[0-9]"), "v[0-9]"),
+        (OutlinesRegex("v") + OutlinesRegex("[0-9]"), "v[0-9]"),
     ):
         for candidate in drawn(model, term, seeds=1):
             assert re.fullmatch(pattern, candidate.text)
+
+
+def test_a_type_is_answered_with_the_fields_it_names_and_no_others(model: HFModel) -> None:
+    named = {field.name for field in dataclasses.fields(Point)}
+    for candidate in drawn(model, Point, seeds=2):
+        if candidate.finish is Finish.STOP:
+            assert set(json.loads(candidate.text)) == named
 
 
 def test_whitespace_in_json_is_bounded(model: HFModel) -> None:
@@ -262,6 +287,7 @@ def test_an_answer_complete_with_its_last_token_is_not_cut_off(model: HFModel) -
         ({"enum": []}, "empty"),
         ({"$ref": "#/$defs/gone"}, "gone"),
         ({"type": "string", "format": "zork"}, "zork"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
         ({"type": "string", "default": {1, 2}}, "schema"),
         ("[1, 2]", "JSON schema"),
         ("just text", "JSON schema"),
