@@ -1,0 +1,304 @@
+"""Chroma's client, tamed: collections by name, vectors by id, and files that really forget.
+
+Knows Chroma's API, its folder and its embedded single-process rule. Knows nothing of users,
+records or embedders.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from tta.errors import IndexInUse, InvalidSetting, StoreClosed, StoreError
+
+if TYPE_CHECKING:
+    from chromadb.api.client import Client
+    from chromadb.api.models.Collection import Collection
+    from chromadb.config import Settings
+    from filelock import BaseFileLock
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.floating[Any]]
+
+_log = logging.getLogger(__name__)
+
+_PAGE = 1000
+"""Vectors per call; Chroma's own limit is about 5,000."""
+
+
+class Chroma:
+    """A Chroma server, or the embedded Chroma of a folder that no one else has open."""
+
+    def __init__(self, where: str | Path) -> None:
+        """Raises InvalidSetting (no such address), IndexInUse, StoreError."""
+        self._folder = None if is_server(where) else Path(where)
+        self._handles: dict[str, Collection] = {}
+        self._client: Client | None = None
+        self._where = str(where)
+        if self._folder is not None:
+            self._lock = _lock(self._folder)
+        try:
+            self._client = self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def closed(self) -> bool:
+        return self._client is None
+
+    def close(self) -> None:
+        """Release the files, so that another process may open them."""
+        self._handles.clear()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._folder is not None:
+            self._lock.release()
+
+    # --------------------------------------------------------------------- collections
+
+    def collections(self, prefix: str) -> Mapping[str, Mapping[str, Any]]:
+        """Metadata of the collections whose name starts with `prefix`, by name."""
+        found: dict[str, Mapping[str, Any]] = {}
+        with self._translated() as client:
+            for start in range(0, client.count_collections(), _PAGE):
+                for collection in client.list_collections(limit=_PAGE, offset=start):
+                    if collection.name.startswith(prefix):
+                        found[collection.name] = collection.metadata or {}
+        return found
+
+    def read(self, name: str) -> Iterator[tuple[list[str], FloatArray]]:
+        """(ids, vectors of shape (len(ids), dim)) page by page; nothing if there is no such."""
+        start = 0
+        while True:
+            with self._translated() as client:
+                collection = self._existing(client, name)
+                if collection is None:
+                    return
+                page = collection.get(include=["embeddings"], limit=_PAGE, offset=start)
+            if page["ids"]:
+                yield page["ids"], np.asarray(page["embeddings"], dtype=np.float32)
+            if len(page["ids"]) < _PAGE:
+                return
+            start += _PAGE
+
+    def write(
+        self, name: str, metadata: Mapping[str, Any], changes: Mapping[str, FloatArray | None]
+    ) -> None:
+        """Put the vectors of `changes`, and delete the ids whose vector is None."""
+        put = {key: vector for key, vector in changes.items() if vector is not None}
+        gone = [key for key, vector in changes.items() if vector is None]
+        with self._translated() as client:
+            try:
+                self._write(client, name, metadata, put, gone)
+            except _not_found():
+                # Another process has erased the collection, and we still had its old handle.
+                self._handles.pop(name, None)
+                self._write(client, name, metadata, put, gone)
+
+    def _write(
+        self,
+        client: Client,
+        name: str,
+        metadata: Mapping[str, Any],
+        put: Mapping[str, FloatArray],
+        gone: list[str],
+    ) -> None:
+        collection = self._existing(client, name)
+        if collection is None:
+            collection = self._handles[name] = client.get_or_create_collection(
+                name,
+                embedding_function=None,
+                metadata=dict(metadata),
+                configuration={"hnsw": {"space": "ip"}},
+            )
+        ids = list(put)
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            collection.upsert(ids=page, embeddings=np.stack([put[key] for key in page]))
+        for start in range(0, len(gone), _PAGE):
+            collection.delete(ids=gone[start : start + _PAGE])
+
+    def query(
+        self, name: str, vector: FloatArray, k: int, among: list[str] | None
+    ) -> list[tuple[str, float]]:
+        """(id, cosine) of unit vectors, best first, by HNSW; all of `among` must be there."""
+        with self._translated() as client:
+            collection = self._existing(client, name)
+            if collection is None:
+                return []
+            found = collection.query(
+                query_embeddings=np.asarray(vector, dtype=np.float32)[None, :],
+                n_results=k,
+                ids=among,
+                include=["distances"],
+            )
+        distances = cast("list[list[float]]", found["distances"])
+        return [(key, 1.0 - far) for key, far in zip(found["ids"][0], distances[0], strict=True)]
+
+    def _existing(self, client: Client, name: str) -> Collection | None:
+        if name not in self._handles:
+            try:
+                self._handles[name] = client.get_collection(name, embedding_function=None)
+            except _not_found():
+                return None
+        return self._handles[name]
+
+    # ------------------------------------------------------------------------ forgetting
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete collections; embedded, also every byte of them. Absent ones are no error."""
+        there = [name for name in names if name in self.collections(name)]
+        if not there:
+            return
+        if self._folder is not None:
+            _marker(self._folder).touch()
+        for name in there:
+            self._handles.pop(name, None)
+            with self._translated() as client:
+                try:
+                    client.delete_collection(name)
+                except _not_found():
+                    continue
+        if self._folder is not None and self._client is not None:
+            self._client.close()
+            self._client = None
+            self._handles.clear()
+            self._client = self._connect()
+
+    # -------------------------------------------------------------------------- opening
+
+    def _connect(self) -> Client:
+        if self._folder is None:
+            return _server(self._where)
+        if _marker(self._folder).exists():
+            scrub(self._folder)
+            _marker(self._folder).unlink()
+        try:
+            return _embedded(self._folder)
+        except _chroma_errors() as problem:
+            _log.warning("The index in %s is damaged (%s): it is rebuilt", self._folder, problem)
+            shutil.rmtree(self._folder)
+            return _embedded(self._folder)
+
+    @contextmanager
+    def _translated(self) -> Iterator[Client]:
+        if self._client is None:
+            raise StoreClosed("The index was closed", value=self._where, hint="Open it again.")
+        try:
+            yield self._client
+        except _failures() as problem:
+            raise StoreError(
+                f"The index at {self._where} failed ({problem})",
+                value=self._where,
+                hint="The journal is unharmed; `tta memory rebuild` makes the index anew.",
+            ) from problem
+
+
+def is_server(where: str | Path) -> bool:
+    """Whether the index is behind a URL."""
+    return isinstance(where, str) and where.startswith(("http://", "https://"))
+
+
+def _settings() -> Settings:
+    from chromadb.config import Settings
+
+    return Settings(anonymized_telemetry=False)
+
+
+def _embedded(folder: Path) -> Client:
+    import chromadb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return cast("Client", chromadb.PersistentClient(path=str(folder), settings=_settings()))
+
+
+def _server(url: str) -> Client:
+    import chromadb
+
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise InvalidSetting("Not the address of a Chroma server", value=url)
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 8000)
+    try:
+        client = chromadb.HttpClient(
+            host=parts.hostname, port=port, ssl=secure, settings=_settings()
+        )
+    except _failures() as problem:
+        raise StoreError(
+            f"No Chroma server answers at {url} ({problem})",
+            value=url,
+            hint="Start one: chroma run --host HOST --port PORT --path FOLDER",
+        ) from problem
+    return cast("Client", client)
+
+
+def _not_found() -> type[Exception]:
+    from chromadb.errors import NotFoundError
+
+    return NotFoundError
+
+
+def _chroma_errors() -> tuple[type[Exception], ...]:
+    from chromadb.errors import ChromaError
+
+    return (ChromaError,)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    import httpx
+    from chromadb.errors import ChromaError
+
+    # ValueError is how the client says that it could not connect.
+    return (ChromaError, httpx.HTTPError, OSError, ValueError)
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(folder.name + ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, RuntimeError) as problem:  # RuntimeError: this very thread holds it
+        raise IndexInUse(
+            f"The embedded index {folder} is open elsewhere, and it serves one process at a time",
+            value=str(folder),
+            hint=(
+                "Close the other one, or share a server: run `chroma run --path FOLDER --port "
+                '8000` and pass index="http://localhost:8000" (on the command line: --index).'
+            ),
+        ) from problem
+    return lock
+
+
+def _marker(folder: Path) -> Path:
+    # Beside the folder; it survives a kill, so that the next opening finishes the scrubbing.
+    return folder.with_name(folder.name + ".scrub")
+
+
+def scrub(folder: Path) -> None:
+    """Remove what Chroma leaves of deleted collections: queued vectors, pages, index files."""
+    path = folder / "chroma.sqlite3"
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA secure_delete=ON")
+        live = {row[0] for row in db.execute("SELECT id FROM collections")}
+        segments = {row[0] for row in db.execute("SELECT id FROM segments")}
+        for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue").fetchall():
+            if topic.rsplit("/", 1)[-1] not in live:
+                db.execute("DELETE FROM embeddings_queue WHERE topic = ?", (topic,))
+        db.execute("VACUUM")
+    for child in folder.iterdir():
+        if child.is_dir() and child.name not in segments:
+            shutil.rmtree(child)

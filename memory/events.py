@@ -1,0 +1,151 @@
+"""Events as plain data: what an event must hold, and its form as JSON.
+
+Knows the fields a fold will read, and refuses an event that a fold could not read, before
+anything is written. Knows nothing of databases, vectors, or what an event means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from tta.errors import CorruptStore, InvalidSetting, InvalidText
+from tta.types import Event, EventKind, Json
+
+FEEDBACK = frozenset(
+    {
+        EventKind.RATING,
+        EventKind.CORRECTION,
+        EventKind.EDIT,
+        EventKind.PREFERENCE,
+        EventKind.NOTE,
+        EventKind.RULE,
+    }
+)
+"""The kinds that can be learned from, and undone."""
+
+_TEXTS = {
+    EventKind.ANSWERED: ("request", "pattern", "answer"),
+    EventKind.RATING: ("request", "answer"),
+    EventKind.CORRECTION: ("request", "answer", "text"),
+    EventKind.EDIT: ("request", "answer", "result"),
+    EventKind.PREFERENCE: ("request", "chosen", "rejected"),
+    EventKind.NOTE: ("pattern", "text"),
+    EventKind.RULE: ("text",),
+    EventKind.UNDONE: ("feedback",),
+    EventKind.FORGOTTEN: (),
+}
+_NEVER_EMPTY = frozenset({"text", "result", "chosen"})
+
+
+def to_dict(event: Event) -> dict[str, Json]:
+    """The event as one JSON object; `from_dict` gives an equal event back."""
+    return {
+        "id": event.id,
+        "kind": str(event.kind),
+        "user": event.user,
+        "task": event.task,
+        "response": event.response,
+        "time": event.time,
+        "body": cast(Json, json.loads(body_json(event))),
+    }
+
+
+def from_dict(data: Mapping[str, Any]) -> Event:
+    """The event that `to_dict` wrote.
+
+    Raises CorruptStore when a field is missing or of another type.
+    """
+    try:
+        event = Event(
+            kind=EventKind(data["kind"]),
+            user=data["user"],
+            task=data["task"],
+            response=data["response"],
+            body=data["body"],
+            id=data["id"],
+            time=float(data["time"]),
+        )
+    except (KeyError, ValueError, TypeError) as problem:
+        raise CorruptStore(
+            f"Not an event of tta ({problem!r})", value=data, hint="Was the line cut or edited?"
+        ) from problem
+    if not isinstance(event.body, Mapping):
+        raise CorruptStore("Not an event of tta: its body is no object", value=data)
+    return event
+
+
+def body_json(event: Event) -> str:
+    """The body as ASCII JSON with sorted keys: equal bodies give equal text.
+
+    Raises InvalidSetting for values that JSON has no form for (NaN, objects).
+    """
+    try:
+        return json.dumps(dict(event.body), sort_keys=True, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as problem:
+        raise InvalidSetting(
+            f"The event's body is no JSON ({problem})", value=event.body
+        ) from problem
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def check(event: Event) -> None:
+    """Refuse what a fold could not read.
+
+    Raises InvalidText (a lone surrogate anywhere, an empty user or text) or InvalidSetting (a
+    field is missing, a reward outside -1 to 1).
+    """
+    for name in ("id", "user", "task", "response"):
+        check_text(getattr(event, name), name)
+    check_text(event.body, "body")
+    if not event.id or not event.user:
+        raise InvalidText("An event needs an id and a user", value=event)
+    for name in _TEXTS[event.kind]:
+        text = event.body.get(name)
+        if not isinstance(text, str):
+            raise InvalidSetting(f"A {event.kind} event needs the text {name!r}", value=text)
+        if name in _NEVER_EMPTY and not text.strip():
+            raise InvalidText(f"The {name} of a {event.kind} is empty", value=text)
+    if event.kind is EventKind.RATING:
+        _check_reward(event.body.get("value"))
+    if not math.isfinite(event.time):
+        raise InvalidSetting("An event's time is in seconds since 1970", value=event.time)
+
+
+def check_text(value: object, name: str) -> None:
+    """Raise InvalidText if `value`, or a text inside it, cannot be written as UTF-8."""
+    if isinstance(value, str):
+        _check_encodes(value, name)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_text(key, name)
+            check_text(inner, f"{name}.{key}")
+    elif isinstance(value, Sequence) and not isinstance(value, bytes):
+        for inner in value:
+            check_text(inner, name)
+
+
+def _check_encodes(text: str, name: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as problem:
+        raise InvalidText(
+            f"{name} holds a lone surrogate at character {problem.start}",
+            value=text,
+            hint='Clean it with text.encode("utf-8", "replace").decode().',
+        ) from None
+
+
+def _check_reward(value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not -1.0 <= cast(float, value) <= 1.0:
+        raise InvalidSetting("A reward is a number from -1 to 1", value=value)

@@ -1,0 +1,251 @@
+"""The journal: events in a database, appended once, never rewritten.
+
+Knows durability, identity and the order of events. Knows nothing of what an event means, save that
+feedback is about an answer of the same user, and that a user can be erased.
+
+SQLite by default (write-ahead log, synchronous=FULL: `append` returns when the disk has it). On
+PostgreSQL appends take an advisory lock, so that sequence numbers appear in the order of commits
+and other processes can tail by them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from tta.errors import (
+    ConflictingId,
+    CorruptStore,
+    NewerFormat,
+    StoreClosed,
+    UnknownResponse,
+    WrongUser,
+)
+from tta.memory import database
+from tta.memory.database import EVENTS, MANIFEST
+from tta.memory.events import body_json, check, from_dict
+from tta.types import Event, EventKind, new_id
+
+FORMAT = 1
+"""The manifest's format; a journal with a higher one was written by a newer tta."""
+
+_PAGE = 1000
+"""Events read in one query: no transaction stays open while the reader works on them."""
+
+
+class Journal:
+    """Append-only events. Several threads may use it, several processes may share it."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._closed = False
+
+    @classmethod
+    def open(cls, url: str, *, timeout: float = 5.0) -> Journal:
+        """Open or create the journal behind a SQLAlchemy URL.
+
+        `timeout`: seconds to wait for another writer. Raises InvalidSetting (no such driver),
+        NewerFormat, CorruptStore, StoreReadOnly, StoreLocked.
+        """
+        journal = cls(database.connect(url, timeout))
+        try:
+            journal._prepare()
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def _prepare(self) -> None:
+        if self._tables() != {"events", "manifest"}:
+            self._create()
+        written = self.setting("format")
+        if not written or not written.isdigit():
+            raise CorruptStore("Not a memory of tta: its manifest has no format", value=written)
+        if int(written) > FORMAT:
+            raise NewerFormat(
+                f"The memory has format {written}; this tta reads up to {FORMAT}",
+                value=int(written),
+                hint="Install a newer tta; nothing was changed.",
+            )
+        if self.setting("erasing"):
+            self._finish_erasing()
+
+    def _tables(self) -> set[str]:
+        with database.reading(self._engine) as connection:
+            return set(sa.inspect(connection).get_table_names()) & {"events", "manifest"}
+
+    def _create(self) -> None:
+        found = {"format": str(FORMAT), "created": str(time.time()), "memory": new_id()}
+        with database.writing(self._engine) as connection:
+            # Two processes may come here at once; the second finds all of it done.
+            database.METADATA.create_all(connection)
+            empty = connection.scalar(sa.select(sa.func.count()).select_from(MANIFEST)) == 0
+            events = connection.scalar(sa.select(sa.func.count()).select_from(EVENTS))
+            if empty and not events:
+                rows = [{"key": key, "value": value} for key, value in found.items()]
+                connection.execute(sa.insert(MANIFEST), rows)
+
+    # -------------------------------------------------------------------------- manifest
+
+    def setting(self, key: str) -> str | None:
+        """A value of the manifest."""
+        query = sa.select(MANIFEST.c.value).where(MANIFEST.c.key == key)
+        with database.reading(self._open_engine()) as connection:
+            value: str | None = connection.scalar(query)
+            return value
+
+    def set(self, key: str, value: str) -> None:
+        """Write a value of the manifest, durably; does not write what is there already."""
+        if self.setting(key) == value:
+            return
+        with database.writing(self._open_engine()) as connection:
+            _put(connection, key, value)
+
+    # ---------------------------------------------------------------------------- events
+
+    def append(self, event: Event) -> bool:
+        """Write durably; False if this very event (its time aside) was there already.
+
+        Raises ConflictingId if the id was used for something else, UnknownResponse or WrongUser if
+        it is about no answer of this user, InvalidText, InvalidSetting, and the store's errors.
+        Nothing is written when it raises.
+        """
+        return self.append_all([event]) == 1
+
+    def append_all(self, events: list[Event]) -> int:
+        """`append` in one transaction, all or none; how many were new."""
+        for event in events:
+            check(event)
+        rows = [_to_row(event) for event in events]
+        with database.writing(self._open_engine()) as connection:
+            return sum(_append(connection, row) for row in rows)
+
+    def since(self, seq: int = 0, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
+        """(sequence number, event) after `seq`, in order; of one user when named."""
+        while True:
+            query = sa.select(EVENTS).where(EVENTS.c.seq > seq).order_by(EVENTS.c.seq).limit(_PAGE)
+            if user is not None:
+                query = query.where(EVENTS.c.user == user)
+            with database.reading(self._open_engine()) as connection:
+                rows = connection.execute(query).mappings().all()
+            for row in rows:
+                yield int(row["seq"]), _from_row(row)
+            if len(rows) < _PAGE:
+                return
+            seq = int(rows[-1]["seq"])
+
+    def get(self, event_id: str) -> Event | None:
+        """The event of that id."""
+        return self._one(EVENTS.c.id == event_id)
+
+    def answered(self, response: str) -> Event | None:
+        """The ANSWERED event of a response."""
+        return self._one(_is_answer(response))
+
+    def _one(self, condition: sa.ColumnElement[bool]) -> Event | None:
+        with database.reading(self._open_engine()) as connection:
+            row = connection.execute(sa.select(EVENTS).where(condition)).mappings().first()
+        return None if row is None else _from_row(row)
+
+    def erase(self, user: str) -> int:
+        """Delete a user's events from every file; how many there were.
+
+        What remains is one FORGOTTEN event with that number. On SQLite the file is rewritten, so
+        that no byte of the text is left (StoreLocked if a reader prevents it: erase again); on
+        other databases the rows are deleted, and logs and backups are their administrator's.
+        """
+        with database.writing(self._open_engine()) as connection:
+            gone = connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
+            tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
+            check(tombstone)
+            _append(connection, _to_row(tombstone))
+            # Killed before the file is rewritten, the next opening finishes it.
+            _put(connection, "erasing", "1")
+        self._finish_erasing()
+        return int(gone)
+
+    def _finish_erasing(self) -> None:
+        database.compact(self._open_engine())
+        with database.writing(self._engine) as connection:
+            connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == "erasing"))
+
+    def close(self) -> None:
+        """Release the database; closing twice is no error."""
+        self._closed = True
+        self._engine.dispose()
+
+    def _open_engine(self) -> sa.Engine:
+        if self._closed:
+            raise StoreClosed(
+                "The memory was closed", value=str(self._engine.url), hint="Open it again."
+            )
+        return self._engine
+
+
+def _put(connection: sa.Connection, key: str, value: str) -> None:
+    connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == key))
+    connection.execute(sa.insert(MANIFEST), {"key": key, "value": value})
+
+
+def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:
+    query = sa.select(EVENTS).where(EVENTS.c.id == row["id"])
+    old = connection.execute(query).mappings().first()
+    if old is not None:
+        if all(old[key] == value for key, value in row.items() if key != "time"):
+            return False
+        raise ConflictingId(
+            f"The id {row['id']!r} was already used for another event",
+            value=row["id"],
+            hint="Leave the id out to get a fresh one.",
+        )
+    if row["response"] and row["kind"] != EventKind.ANSWERED:
+        _check_answered(connection, row)
+    connection.execute(sa.insert(EVENTS), row)
+    return True
+
+
+def _check_answered(connection: sa.Connection, row: dict[str, Any]) -> None:
+    # In the same transaction: another process may have erased the answer a moment ago.
+    query = sa.select(EVENTS.c.user).where(_is_answer(row["response"]))
+    owner = connection.scalar(query)
+    if owner is None:
+        raise UnknownResponse(
+            f"No response {row['response']!r} in this memory",
+            value=row["response"],
+            hint="Use the id of a response that this memory has seen and not forgotten.",
+        )
+    if owner != row["user"]:
+        raise WrongUser(
+            f"The response {row['response']!r} belongs to another user than {row['user']!r}",
+            value=row["response"],
+        )
+
+
+def _is_answer(response: str) -> sa.ColumnElement[bool]:
+    return sa.and_(EVENTS.c.response == response, EVENTS.c.kind == str(EventKind.ANSWERED))
+
+
+def _to_row(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "kind": str(event.kind),
+        "user": event.user,
+        "task": event.task,
+        "response": event.response,
+        "time": float(event.time),
+        "body": body_json(event),
+    }
+
+
+def _from_row(row: sa.RowMapping) -> Event:
+    try:
+        body = json.loads(row["body"])
+    except ValueError as problem:
+        raise CorruptStore(
+            f"The body of event {row['id']!r} is damaged", value=row["body"]
+        ) from problem
+    return from_dict({**row, "body": body})

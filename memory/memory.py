@@ -1,0 +1,438 @@
+"""The memory that a step talks to: journal, fold and index kept as one.
+
+Knows the order of things: an event is durable before it is folded, and folded before it is indexed;
+what other processes wrote is folded by the same path. Knows nothing of models, prompts, or how a
+text becomes a vector.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tta.errors import (
+    CorruptStore,
+    InvalidSetting,
+    StoreReadOnly,
+    UnknownFeedback,
+    WrongUser,
+)
+from tta.memory import database
+from tta.memory.chroma import Chroma, is_server
+from tta.memory.events import FEEDBACK
+from tta.memory.fold import Change, State, UserState, apply
+from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
+from tta.memory.journal import Journal
+from tta.protocols import Embedder
+from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.floating[Any]]
+
+_log = logging.getLogger(__name__)
+
+_WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE})
+
+
+class Memory:
+    """Records and patterns of any number of users. Every method may be called from any thread.
+
+    Get one by `Memory.open`. `state` is the fold of `events()`, always.
+    """
+
+    def __init__(
+        self, journal: Journal, *, embedder: Embedder | None, where: Path | None, index: str | None
+    ) -> None:
+        self._journal = journal
+        self._embedder = embedder
+        self._folder = None if where is None else where / "index"
+        self._server = index
+        self._lock = threading.RLock()
+        self._index: MemoryIndex | ChromaIndex | None = None
+        self._seq = 0
+        self._behind: list[Change] = []
+        self.state = State()
+
+    @classmethod
+    def open(
+        cls,
+        where: str | Path | None,
+        *,
+        embedder: Embedder | None,
+        index: str | None = None,
+        create: bool = True,
+        flush_every: int = 64,
+    ) -> Memory:
+        """Open or create a memory.
+
+        `where`: None keeps all in RAM; a folder holds `journal.sqlite` and Chroma's `index/`; a
+        SQLAlchemy URL is a shared journal, whose vectors are in RAM, embedded anew at each opening,
+        unless `index` names a Chroma server (`http://host:port`).
+        `embedder`: None opens the journal only, all but `nearest` and `rebuild` works, also while
+        another process holds the embedded index.
+        `flush_every`: vectors that may wait in RAM for Chroma; a crash costs embedding them again.
+
+        Raises IndexInUse, StoreReadOnly, StoreLocked, NewerFormat, CorruptStore, InvalidSetting.
+        """
+        if index is not None and not is_server(index):
+            raise InvalidSetting(
+                "`index` is the address of a Chroma server", value=index, hint="http://host:port"
+            )
+        folder = None if where is None or "://" in str(where) else Path(where)
+        journal = Journal.open(_url(where, folder, create))
+        memory = cls(journal, embedder=embedder, where=folder, index=index)
+        try:
+            memory._start(flush_every)
+        except BaseException:
+            memory.close()
+            raise
+        return memory
+
+    def _start(self, flush_every: int) -> None:
+        if self._server is None:
+            self._server = self._journal.setting("index")
+        else:
+            # So that a `forget` that was given no index still finds the vectors.
+            self._journal.set("index", self._server)
+        if self._embedder is not None:
+            self._index = self._open_index(self._embedder, flush_every)
+            self._journal.set("embedder", self._embedder.id)
+            self._journal.set("dim", str(self._embedder.dim))
+        self._pull()
+        self._reconcile()
+
+    def _open_index(self, embedder: Embedder, flush_every: int) -> MemoryIndex | ChromaIndex:
+        where = self._index_place()
+        if where is None:
+            return MemoryIndex(embedder.dim)
+        return ChromaIndex(
+            where,
+            memory=self._name(),
+            embedder=embedder.id,
+            dim=embedder.dim,
+            flush_every=flush_every,
+        )
+
+    def _index_place(self) -> str | Path | None:
+        return self._server or self._folder
+
+    def _name(self) -> str:
+        return self._journal.setting("memory") or ""
+
+    # ------------------------------------------------------------------------------ writing
+
+    def record(self, event: Event) -> bool:
+        """Keep an ANSWERED event durably; False if it was there.
+
+        Raises InvalidText, InvalidSetting, ConflictingId and the store's errors.
+        """
+        if event.kind is not EventKind.ANSWERED:
+            raise InvalidSetting("Only answers are recorded; feedback is learned", value=event.kind)
+        with self._lock:
+            fresh = self._journal.append(event)
+            self._pull()
+            return fresh
+
+    def learn(self, event: Event) -> Learned:
+        """Keep a feedback event durably, and say what it changed.
+
+        The same id twice is one event. Raises UnknownResponse, WrongUser, ConflictingId,
+        InvalidText, InvalidSetting, and the store's errors; nothing is changed when it raises.
+        """
+        if event.kind not in FEEDBACK:
+            raise InvalidSetting("Not a kind of feedback", value=event.kind)
+        if event.kind is not EventKind.RULE and not event.response:
+            raise InvalidSetting("Feedback names the response it is about", value=event)
+        with self._lock:
+            self._pull()
+            if not self._journal.append(event):
+                return Learned(feedback=event.id, reason=self._why_known(event))
+            return _learned(event.id, self._pull()[event.id])
+
+    def _why_known(self, event: Event) -> str:
+        if event.id in self._user(event.user).undone:
+            return "already known, and undone since: nothing changed"
+        return "already known: nothing changed"
+
+    def undo(self, feedback_id: str, *, user: str) -> Learned:
+        """Make the state what it would be had this feedback never been given.
+
+        Raises UnknownFeedback, WrongUser, and the store's errors. Undoing twice changes nothing.
+        """
+        with self._lock:
+            self._pull()
+            event = self._journal.get(feedback_id)
+            if event is None or event.kind not in FEEDBACK:
+                raise UnknownFeedback(
+                    f"No feedback {feedback_id!r} in this memory",
+                    value=feedback_id,
+                    hint="Use `Learned.feedback`, or an id of `tta memory list`.",
+                )
+            if event.user != user:
+                raise WrongUser(
+                    f"The feedback {feedback_id!r} belongs to another user than {user!r}",
+                    value=feedback_id,
+                )
+            if feedback_id in self._user(user).undone:
+                return Learned(feedback=feedback_id, reason="already undone: nothing changed")
+            undone = Event(
+                kind=EventKind.UNDONE, user=user, task=event.task, body={"feedback": feedback_id}
+            )
+            self._journal.append(undone)
+            return _learned(feedback_id, self._pull()[undone.id])
+
+    def forget(self, user: str) -> int:
+        """Erase all text and vectors of a user, from every file; how many events there were.
+
+        Raises IndexInUse before anything is erased, if another process holds the embedded index.
+        """
+        with self._lock:
+            self._pull()
+            place = self._index_place()
+            if self._index is not None or place is None or not _is_there(place):
+                gone = self._journal.erase(user)
+                if self._index is not None:
+                    self._index.drop(user)
+            else:
+                chroma = Chroma(place)
+                try:
+                    gone = self._journal.erase(user)
+                    chroma.delete([collection_name(self._name(), user)])
+                finally:
+                    chroma.close()
+            self._pull()
+            return gone
+
+    def import_all(self, events: Sequence[Event]) -> int:
+        """Append events of an export, all or none; how many were new.
+
+        Raises what `learn` raises; nothing is written when it raises.
+        """
+        with self._lock:
+            fresh = self._journal.append_all(list(events))
+            self._pull()
+            return fresh
+
+    # ------------------------------------------------------------------------------ reading
+
+    def records(
+        self, *, user: str, task: str | None = None, kind: RecordKind | None = None
+    ) -> Sequence[Record]:
+        """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
+        with self._lock:
+            if task is not None and kind is not None:
+                return tuple(self._of(user, task, kind).values())
+            return tuple(
+                record
+                for record in self._user(user).records.values()
+                if (kind is None or record.kind is kind)
+                and (task is None or record.task in (task, ANY_TASK))
+            )
+
+    def nearest(
+        self, vector: FloatArray, k: int, *, user: str, task: str, kind: RecordKind
+    ) -> Sequence[tuple[Record, float]]:
+        """The `k` records whose `request` is most similar (cosine), best first.
+
+        `vector`: unit length, shape (dim,). Exact up to 50,000 vectors of a user. Raises
+        InvalidSetting if the memory was opened without an embedder.
+        """
+        with self._lock:
+            self._catch_up()
+            among = self._of(user, task, kind)
+            found = self._need_index().search(user, vector, k, among=list(among))
+            return tuple((among[name], score) for name, score in found)
+
+    def _of(self, user: str, task: str, kind: RecordKind) -> dict[str, Record]:
+        by, both = self._user(user).by, {task, ANY_TASK}
+        lists = [by[name, kind] for name in both if by.get((name, kind))]
+        if len(lists) <= 1:
+            return lists[0] if lists else {}
+        every = self._user(user).records.values()
+        return {r.id: r for r in every if r.kind is kind and r.task in both}
+
+    def patterns(self, *, user: str) -> Sequence[tuple[str, str]]:
+        """(pattern, task), oldest first."""
+        with self._lock:
+            return tuple(self._user(user).patterns.items())
+
+    def event(self, event_id: str) -> Event | None:
+        """The event of that id, from the journal."""
+        with self._lock:
+            return self._journal.get(event_id)
+
+    def answered(self, response: str) -> Event | None:
+        """The ANSWERED event of a response, from the journal."""
+        with self._lock:
+            return self._journal.answered(response)
+
+    def events(self, user: str | None = None) -> Iterator[Event]:
+        """The journal, oldest first; of one user when named."""
+        return (event for _, event in self._journal.since(0, user=user))
+
+    def users(self) -> Sequence[str]:
+        """Everyone of whom anything is known."""
+        with self._lock:
+            return tuple(self.state.users)
+
+    def sync(self) -> int:
+        """Take in what other processes wrote since; how many events. One short query."""
+        with self._lock:
+            return len(self._pull())
+
+    def rebuild(self) -> int:
+        """Throw all vectors away and embed every record again; how many records.
+
+        Raises InvalidSetting if the memory was opened without an embedder.
+        """
+        with self._lock:
+            index = self._need_index()
+            self._pull()
+            index.reset()
+            count = self._reconcile()
+            index.flush()
+            return count
+
+    def close(self) -> None:
+        """Write what is pending and release the files; closing twice is no error."""
+        with self._lock:
+            try:
+                if self._index is not None:
+                    self._index.close()
+            finally:
+                self._index = None
+                self._journal.close()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------- the journal's tail
+
+    def _user(self, user: str) -> UserState:
+        return self.state.users.get(user) or UserState()
+
+    def _need_index(self) -> MemoryIndex | ChromaIndex:
+        if self._index is None:
+            raise InvalidSetting(
+                "This memory was opened without an embedder", hint="Pass `embedder=` to Memory.open"
+            )
+        return self._index
+
+    def _pull(self) -> dict[str, Change]:
+        """Fold every event not folded yet, ours and others'; the changes by event id."""
+        changes: dict[str, Change] = {}
+        for seq, event in self._journal.since(self._seq):
+            changes[event.id] = change = apply(self.state, event)
+            self._seq = seq
+            if self._index is not None and (change.added or change.removed or change.forgotten):
+                self._behind.append(change)
+        self._catch_up()
+        return changes
+
+    def _catch_up(self) -> None:
+        """Index what was folded. What fails here is tried again at the next call."""
+        if not self._behind or self._index is None:
+            return
+        todo, gone, lost = _net(self._behind)
+        for user in lost:
+            self._index.release(user)
+        for user, ids in gone.items():
+            self._index.remove(user, ids)
+        self._put(todo)
+        self._behind.clear()
+
+    def _put(self, records: Sequence[Record]) -> None:
+        wanted = [record for record in records if record.kind in _WITH_VECTOR]
+        if not wanted or self._embedder is None or self._index is None:
+            return
+        vectors = self._embedder.embed([record.request for record in wanted])
+        for user in {record.user for record in wanted}:
+            rows = [i for i, record in enumerate(wanted) if record.user == user]
+            self._index.put(user, [wanted[i].id for i in rows], vectors[rows])
+
+    def _reconcile(self) -> int:
+        """Make the index hold exactly the live records; how many records have a vector."""
+        if self._index is None:
+            return 0
+        self._behind.clear()
+        self._index.keep(self.users())
+        missing: list[Record] = []
+        count = 0
+        for user, state in self.state.users.items():
+            live = {r.id: r for r in state.records.values() if r.kind in _WITH_VECTOR}
+            held = set(self._index.known(user))
+            self._index.remove(user, sorted(held - live.keys()))
+            missing += [record for name, record in live.items() if name not in held]
+            count += len(live)
+        self._put(missing)
+        return count
+
+
+def _net(changes: Sequence[Change]) -> tuple[list[Record], dict[str, list[str]], set[str]]:
+    """What a run of changes comes to: records to put, ids to remove, users to release."""
+    put: dict[tuple[str, str], Record] = {}
+    gone: dict[tuple[str, str], None] = {}
+    lost: set[str] = set()
+    for change in changes:
+        if change.forgotten:
+            lost.add(change.user)
+            put = {key: record for key, record in put.items() if key[0] != change.user}
+            gone = {key: None for key in gone if key[0] != change.user}
+            continue
+        for record in change.removed:
+            put.pop((record.user, record.id), None)
+            gone[record.user, record.id] = None
+        for record in change.added:
+            put[record.user, record.id] = record
+            gone.pop((record.user, record.id), None)
+    ids: dict[str, list[str]] = {}
+    for user, name in gone:
+        ids.setdefault(user, []).append(name)
+    return list(put.values()), ids, lost
+
+
+def _learned(feedback: str, change: Change) -> Learned:
+    return Learned(
+        feedback=feedback, added=change.added, removed=change.removed, reason=change.reason
+    )
+
+
+def _is_there(place: str | Path) -> bool:
+    return is_server(place) or Path(place).exists()
+
+
+def _url(where: str | Path | None, folder: Path | None, create: bool) -> str:
+    if where is None:
+        return database.IN_MEMORY
+    if folder is None:
+        return str(where)
+    if folder.exists() and not folder.is_dir():
+        raise CorruptStore(f"A memory is a folder, and {folder} is a file", value=str(folder))
+    journal = folder / "journal.sqlite"
+    if not create and not journal.exists():
+        raise CorruptStore(
+            f"There is no memory at {folder}", value=str(folder), hint="Check the path."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise StoreReadOnly(
+            f"The folder {folder} cannot be made ({problem})", value=str(folder)
+        ) from problem
+    return f"sqlite:///{journal.absolute()}"
