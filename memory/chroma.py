@@ -169,26 +169,38 @@ class Chroma:
                     client.delete_collection(name)
                 except _not_found():
                     continue
-        if self._folder is not None and self._client is not None:
+        if self._folder is not None:
+            self._reconnect()
+
+    def wipe(self, prefix: str) -> None:
+        """Delete every collection of that prefix; embedded, the whole folder, damaged or not."""
+        if self._folder is None:
+            self.delete(list(self.collections(prefix)))
+        else:
+            self._reconnect(anew=True)
+
+    def _reconnect(self, *, anew: bool = False) -> None:
+        # Only a closed client lets go of its files.
+        self._handles.clear()
+        if self._client is not None:
             self._client.close()
             self._client = None
-            self._handles.clear()
-            self._client = self._connect()
+        if anew and self._folder is not None:
+            shutil.rmtree(self._folder)
+        self._client = self._connect()
 
     # -------------------------------------------------------------------------- opening
 
     def _connect(self) -> Client:
         if self._folder is None:
             return _server(self._where)
+        if _damaged(self._folder):
+            _log.warning("The index in %s is damaged: it is made anew", self._folder)
+            shutil.rmtree(self._folder)
         if _marker(self._folder).exists():
             scrub(self._folder)
             _marker(self._folder).unlink()
-        try:
-            return _embedded(self._folder)
-        except _chroma_errors() as problem:
-            _log.warning("The index in %s is damaged (%s): it is rebuilt", self._folder, problem)
-            shutil.rmtree(self._folder)
-            return _embedded(self._folder)
+        return _embedded(self._folder)
 
     @contextmanager
     def _translated(self) -> Iterator[Client]:
@@ -218,8 +230,16 @@ def _settings() -> Settings:
 def _embedded(folder: Path) -> Client:
     import chromadb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return cast("Client", chromadb.PersistentClient(path=str(folder), settings=_settings()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        client = chromadb.PersistentClient(path=str(folder), settings=_settings())
+    except _failures() as problem:
+        raise StoreError(
+            f"The index in {folder} cannot be opened ({problem})",
+            value=str(folder),
+            hint="If it may be written, delete the folder: it is made anew from the journal.",
+        ) from problem
+    return cast("Client", client)
 
 
 def _server(url: str) -> Client:
@@ -247,12 +267,6 @@ def _not_found() -> type[Exception]:
     from chromadb.errors import NotFoundError
 
     return NotFoundError
-
-
-def _chroma_errors() -> tuple[type[Exception], ...]:
-    from chromadb.errors import ChromaError
-
-    return (ChromaError,)
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -284,6 +298,19 @@ def _lock(folder: Path) -> BaseFileLock:
 def _marker(folder: Path) -> Path:
     # Beside the folder; it survives a kill, so that the next opening finishes the scrubbing.
     return folder.with_name(folder.name + ".scrub")
+
+
+def _damaged(folder: Path) -> bool:
+    # Asked before Chroma opens it: a client that failed to open cannot be tried again.
+    path = folder / "chroma.sqlite3"
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as problem:
+        return problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+    return False
 
 
 def scrub(folder: Path) -> None:

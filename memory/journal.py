@@ -11,8 +11,10 @@ and other processes can tail by them.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,6 +45,8 @@ class Journal:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._closed = False
+        # A journal in RAM is one connection: what one thread rolls back must not be another's.
+        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, url: str, *, timeout: float = 5.0) -> Journal:
@@ -75,12 +79,12 @@ class Journal:
             self._finish_erasing()
 
     def _tables(self) -> set[str]:
-        with database.reading(self._engine) as connection:
+        with self._reading() as connection:
             return set(sa.inspect(connection).get_table_names()) & {"events", "manifest"}
 
     def _create(self) -> None:
         found = {"format": str(FORMAT), "created": str(time.time()), "memory": new_id()}
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             # Two processes may come here at once; the second finds all of it done.
             database.METADATA.create_all(connection)
             empty = connection.scalar(sa.select(sa.func.count()).select_from(MANIFEST)) == 0
@@ -94,7 +98,7 @@ class Journal:
     def setting(self, key: str) -> str | None:
         """A value of the manifest."""
         query = sa.select(MANIFEST.c.value).where(MANIFEST.c.key == key)
-        with database.reading(self._open_engine()) as connection:
+        with self._reading() as connection:
             value: str | None = connection.scalar(query)
             return value
 
@@ -102,7 +106,7 @@ class Journal:
         """Write a value of the manifest, durably; does not write what is there already."""
         if self.setting(key) == value:
             return
-        with database.writing(self._open_engine()) as connection:
+        with self._writing() as connection:
             _put(connection, key, value)
 
     # ---------------------------------------------------------------------------- events
@@ -121,7 +125,7 @@ class Journal:
         for event in events:
             check(event)
         rows = [_to_row(event) for event in events]
-        with database.writing(self._open_engine()) as connection:
+        with self._writing() as connection:
             return sum(_append(connection, row) for row in rows)
 
     def since(self, seq: int = 0, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
@@ -130,7 +134,7 @@ class Journal:
             query = sa.select(EVENTS).where(EVENTS.c.seq > seq).order_by(EVENTS.c.seq).limit(_PAGE)
             if user is not None:
                 query = query.where(EVENTS.c.user == user)
-            with database.reading(self._open_engine()) as connection:
+            with self._reading() as connection:
                 rows = connection.execute(query).mappings().all()
             for row in rows:
                 yield int(row["seq"]), _from_row(row)
@@ -147,7 +151,7 @@ class Journal:
         return self._one(_is_answer(response))
 
     def _one(self, condition: sa.ColumnElement[bool]) -> Event | None:
-        with database.reading(self._open_engine()) as connection:
+        with self._reading() as connection:
             row = connection.execute(sa.select(EVENTS).where(condition)).mappings().first()
         return None if row is None else _from_row(row)
 
@@ -158,7 +162,7 @@ class Journal:
         that no byte of the text is left (StoreLocked if a reader prevents it: erase again); on
         other databases the rows are deleted, and logs and backups are their administrator's.
         """
-        with database.writing(self._open_engine()) as connection:
+        with self._writing() as connection:
             gone = connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
             tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
             check(tombstone)
@@ -169,14 +173,25 @@ class Journal:
         return int(gone)
 
     def _finish_erasing(self) -> None:
-        database.compact(self._open_engine())
-        with database.writing(self._engine) as connection:
+        with self._lock:
+            database.compact(self._open_engine())
+        with self._writing() as connection:
             connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == "erasing"))
 
     def close(self) -> None:
         """Release the database; closing twice is no error."""
         self._closed = True
         self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._lock, database.reading(self._open_engine()) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._lock, database.writing(self._open_engine()) as connection:
+            yield connection
 
     def _open_engine(self) -> sa.Engine:
         if self._closed:

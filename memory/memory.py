@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,15 @@ import numpy as np
 from tta.errors import (
     CorruptStore,
     InvalidSetting,
+    StoreError,
     StoreReadOnly,
     UnknownFeedback,
     WrongUser,
 )
 from tta.memory import database
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.events import FEEDBACK
-from tta.memory.fold import Change, State, UserState, apply
+from tta.memory.events import FEEDBACK, check
+from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
 from tta.protocols import Embedder
@@ -59,6 +61,7 @@ class Memory:
         self._index: MemoryIndex | ChromaIndex | None = None
         self._seq = 0
         self._behind: list[Change] = []
+        self._ready: dict[str, FloatArray] = {}
         self.state = State()
 
     @classmethod
@@ -97,6 +100,7 @@ class Memory:
         return memory
 
     def _start(self, flush_every: int) -> None:
+        self._pull()
         if self._server is None:
             self._server = self._journal.setting("index")
         else:
@@ -106,8 +110,7 @@ class Memory:
             self._index = self._open_index(self._embedder, flush_every)
             self._journal.set("embedder", self._embedder.id)
             self._journal.set("dim", str(self._embedder.dim))
-        self._pull()
-        self._reconcile()
+            self._reconcile_or_begin_anew()
 
     def _open_index(self, embedder: Embedder, flush_every: int) -> MemoryIndex | ChromaIndex:
         where = self._index_place()
@@ -151,11 +154,17 @@ class Memory:
             raise InvalidSetting("Not a kind of feedback", value=event.kind)
         if event.kind is not EventKind.RULE and not event.response:
             raise InvalidSetting("Feedback names the response it is about", value=event)
+        check(event)
         with self._lock:
             self._pull()
-            if not self._journal.append(event):
-                return Learned(feedback=event.id, reason=self._why_known(event))
-            return _learned(event.id, self._pull()[event.id])
+            # Embedded first: an embedder that fails must not leave half of a feedback behind.
+            self._ready = self._embed(records_of(event))
+            try:
+                if not self._journal.append(event):
+                    return Learned(feedback=event.id, reason=self._why_known(event))
+                return _learned(event.id, self._pull()[event.id])
+            finally:
+                self._ready = {}
 
     def _why_known(self, event: Event) -> str:
         if event.id in self._user(event.user).undone:
@@ -196,20 +205,30 @@ class Memory:
         """
         with self._lock:
             self._pull()
-            place = self._index_place()
-            if self._index is not None or place is None or not _is_there(place):
-                gone = self._journal.erase(user)
-                if self._index is not None:
-                    self._index.drop(user)
-            else:
-                chroma = Chroma(place)
+            with self._chroma_for_forgetting() as chroma:
                 try:
                     gone = self._journal.erase(user)
-                    chroma.delete([collection_name(self._name(), user)])
                 finally:
-                    chroma.close()
-            self._pull()
+                    self._pull()
+                    if user not in self.state.users:
+                        self._drop(user, chroma)
             return gone
+
+    @contextmanager
+    def _chroma_for_forgetting(self) -> Iterator[Chroma | None]:
+        """Chroma, if vectors lie there and this memory has not opened its index."""
+        place = self._index_place()
+        if self._index is not None or place is None or not _is_there(place):
+            yield None
+            return
+        with closing(Chroma(place)) as chroma:
+            yield chroma
+
+    def _drop(self, user: str, chroma: Chroma | None) -> None:
+        if self._index is not None:
+            self._index.drop(user)
+        if chroma is not None:
+            chroma.delete([collection_name(self._name(), user)])
 
     def import_all(self, events: Sequence[Event]) -> int:
         """Append events of an export, all or none; how many were new.
@@ -322,6 +341,9 @@ class Memory:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<Memory users={len(self.state.users)} events={self._seq}>"
+
     # ------------------------------------------------------------------- the journal's tail
 
     def _user(self, user: str) -> UserState:
@@ -358,13 +380,32 @@ class Memory:
         self._behind.clear()
 
     def _put(self, records: Sequence[Record]) -> None:
-        wanted = [record for record in records if record.kind in _WITH_VECTOR]
-        if not wanted or self._embedder is None or self._index is None:
-            return
-        vectors = self._embedder.embed([record.request for record in wanted])
-        for user in {record.user for record in wanted}:
-            rows = [i for i, record in enumerate(wanted) if record.user == user]
-            self._index.put(user, [wanted[i].id for i in rows], vectors[rows])
+        vectors = self._embed(records)
+        by_user: dict[str, list[Record]] = {}
+        for record in records:
+            if record.kind in _WITH_VECTOR:
+                by_user.setdefault(record.user, []).append(record)
+        for user, theirs in by_user.items():
+            rows = np.stack([vectors[record.request] for record in theirs])
+            self._need_index().put(user, [record.id for record in theirs], rows)
+
+    def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
+        """The vectors of the records' requests, by text; one call for those not at hand."""
+        texts = {record.request for record in records if record.kind in _WITH_VECTOR}
+        missing = sorted(texts - self._ready.keys())
+        if not missing or self._embedder is None:
+            return self._ready
+        return self._ready | dict(zip(missing, self._embedder.embed(missing), strict=True))
+
+    def _reconcile_or_begin_anew(self) -> None:
+        try:
+            self._reconcile()
+        except StoreError as problem:
+            if self._index is None or self._server is not None:
+                raise
+            _log.warning("The index is damaged (%s): it is made anew from the journal", problem)
+            self._index.reset()
+            self._reconcile()
 
     def _reconcile(self) -> int:
         """Make the index hold exactly the live records; how many records have a vector."""

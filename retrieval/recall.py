@@ -71,14 +71,16 @@ class Recaller:
     def recall(self, request: Request, task: Task) -> Recall:
         """What bears on `request` in the scope (request.user, task.name).
 
-        One embedding call: the prompt and the task's pattern.
+        One embedding call: the prompt and, where there are notes to be found by it, the pattern.
         """
-        by_prompt, by_pattern = self._embedder.embed([request.prompt, task.pattern])
+        user, name = request.user, task.name
+        noted = self._notes and self._records.records(user=user, task=name, kind=RecordKind.NOTE)
+        vectors = self._embedder.embed([request.prompt, *([task.pattern] if noted else [])])
         return Recall(
-            rules=self._rules(request.user, task.name),
-            notes=self._recall_notes(by_pattern, request.user, task),
-            cases=self._recall_cases(by_prompt, request, task.name),
-            rejected=self._recall_rejected(by_prompt, request, task.name),
+            rules=self._rules(user, name),
+            notes=self._recall_notes(vectors[1], user, task) if noted else (),
+            cases=self._recall_cases(vectors[0], request, name),
+            rejected=self._recall_rejected(vectors[0], request, name),
         )
 
     def _rules(self, user: str, task: str) -> tuple[Recalled, ...]:
@@ -88,8 +90,6 @@ class Recaller:
 
     def _recall_notes(self, vector: FloatArray, user: str, task: Task) -> tuple[Recalled, ...]:
         """Newest note of each near pattern; a note on this very pattern stands alone."""
-        if not self._notes or not task.pattern:
-            return ()
         near = self._records.nearest(
             vector, self._voters, user=user, task=task.name, kind=RecordKind.NOTE
         )

@@ -141,7 +141,10 @@ def test_a_reward_out_of_range_is_refused(journal: Journal, value: object) -> No
     about = answered()
     journal.append(about)
     bad = Event(
-        kind=EventKind.RATING, user="ada", response="r1", body={**about.body, "value": value}  # type: ignore[dict-item]
+        kind=EventKind.RATING,
+        user="ada",
+        response="r1",
+        body={**about.body, "value": value},  # type: ignore[dict-item]
     )
     with pytest.raises(errors.InvalidSetting):
         journal.append(bad)

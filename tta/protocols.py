@@ -109,9 +109,17 @@ class Votes(Protocol):
     """An expert over remembered cases."""
 
     def opinion(
-        self, answers: Sequence[str], *, cases: Sequence[Recalled], rejected: Sequence[Recalled]
+        self,
+        answers: Sequence[str],
+        *,
+        cases: Sequence[Recalled],
+        rejected: Sequence[Recalled],
+        prior: FloatArray | None,
     ) -> FloatArray:
-        """Log-probability (nats) of each answer, shape (len(answers),); sums to 1 in exp."""
+        """Log-probability (nats) of each answer, shape (len(answers),); sums to 1 in exp.
+
+        `prior`: log-probabilities to start from, uniform when None.
+        """
 
 
 class Names(Protocol):
