@@ -352,6 +352,32 @@ def test_evaluate_refuses_a_target_that_is_no_label(tta: Tta, tmp_path: Path) ->
     assert status == 1 and "'coral'" in err
 
 
+def test_the_demo_learns_without_any_model(tta: Tta) -> None:
+    status, out, err = tta("demo", "--model", "none", "--steps", 30, "--json")
+    found = json.loads(out)
+    assert status == 0, err
+    assert [scene["before"] != scene["after"] for scene in found["scenes"]] == [True, True]
+    assert found["curve"]["adapted"]["last_fifth"] > found["curve"]["frozen"]["last_fifth"]
+
+
+def test_the_demo_shows_the_bundled_model_changing_its_answers(tta: Tta) -> None:
+    status, out, err = tta("demo", "--steps", 10, "--json")
+    assert status == 0, err
+    answer, convention, label, rule, preference, undo = json.loads(out)["scenes"]
+    assert answer["before"] != answer["after"] == "Ask for the tracking number first."
+    assert convention["before"] != convention["after"] == "Dear Bob,"
+    assert label["before"] != label["after"] == label["said"].removeprefix("/correct ")
+    assert rule["before"] != rule["after"] == "QUIET RIVER STONE"
+    assert preference["before"] != preference["after"]
+    assert (undo["before"], undo["after"]) == (rule["after"], rule["before"])
+
+
+def test_the_demo_prints_every_scene_and_the_curve(tta: Tta) -> None:
+    status, out, err = tta("demo", "--steps", 5)
+    assert status == 0, err
+    assert out.count("  you    /") == 6 and "adapted minus frozen" in out
+
+
 def test_doctor_reports_versions_device_embedder_and_store(tta: Tta, folder: Path) -> None:
     taught(tta, folder)
     status, out, _ = tta("doctor", "--model", "none", "--memory", folder, "--json")

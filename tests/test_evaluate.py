@@ -224,7 +224,8 @@ def test_weights_that_change_during_the_run_are_reported() -> None:
     from transformers import AutoModelForCausalLM
 
     model, tokenizer = tta.bundled()
-    model = AutoModelForCausalLM.from_config(model.config).eval()
+    config = model.config
+    model = AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
     with tta.wrap(model, tokenizer) as chat:
         assert evaluate(chat, EXAMPLES, TEAMS, steps=2).weights_unchanged
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def open_chat(args: argparse.Namespace) -> Adapted:
     """The chat that --model, --memory, --index, --user and --embedder describe."""
+    quiet_libraries()
     from tta.adapted import wrap
 
-    quiet_tokenizers()
     return wrap(
         None if args.model == "none" else args.model,
         memory=args.memory,
@@ -34,6 +34,7 @@ def open_chat(args: argparse.Namespace) -> Adapted:
 def open_memory(args: argparse.Namespace, *, create: bool = False, index: bool = False) -> Memory:
     """The memory that --memory names. `create` it if it is not there; open its `index` as well,
     which no other process may hold then."""
+    quiet_libraries()
     from tta.memory import Memory
     from tta.retrieval.embed import SentenceEmbedder, default_embedder
 
@@ -43,9 +44,14 @@ def open_memory(args: argparse.Namespace, *, create: bool = False, index: bool =
     )
 
 
-def quiet_tokenizers() -> None:
-    """Without this the tokenizers library warns when a process forks after using it."""
+def quiet_libraries() -> None:
+    """No progress bars and advice from libraries; where the user has set these, they stay.
+
+    To be called before the libraries are imported, which is when they look.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def say(text: str = "") -> None:

@@ -10,7 +10,7 @@ import argparse
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tta.adapted import Adapted
 from tta.cli_common import note, open_chat, say, say_json
@@ -57,17 +57,16 @@ def demo(args: argparse.Namespace) -> None:
     """Show the scenes, then the curve."""
     scenes: list[Scene] = []
     with open_chat(args) as chat:
-        for scene in (_answer, _convention, _label, _rule, _preference):
+        open_ended = chat.model is not None
+        if not open_ended:
+            note("without a language model there is nothing but closed sets to show")
+        for scene in OPEN_AND_CLOSED if open_ended else CLOSED:
             scenes.append(scene(chat))
             if not args.json:
                 _print(scenes[-1])
-        scenes.append(_undo(chat))
-        if not args.json:
-            _print(scenes[-1])
         report = _curve(chat.for_user("demo curve"), args)
     if args.json:
-        shown = [{name: getattr(s, name) for name in Scene.__slots__} for s in scenes]
-        say_json({"scenes": shown, "curve": report.to_dict()})
+        say_json({"scenes": [asdict(scene) for scene in scenes], "curve": report.to_dict()})
     else:
         say(curve(report))
 
@@ -82,8 +81,10 @@ def _print(scene: Scene) -> None:
     say()
 
 
-def _corrected(chat: Adapted, title: str, asked: str, right: str, then: str) -> Scene:
-    reply = chat(asked)
+def _corrected(
+    chat: Adapted, title: str, asked: str, right: str, then: str, task: str | None = None
+) -> Scene:
+    reply = chat(asked, task=task)
     reply.correct(right)
     return Scene(
         title=title,
@@ -91,25 +92,18 @@ def _corrected(chat: Adapted, title: str, asked: str, right: str, then: str) -> 
         before=reply.text,
         said=f"/correct {right}",
         then=then,
-        after=chat(then).text,
+        after=chat(then, task=task).text,
     )
 
 
 def _answer(chat: Adapted) -> Scene:
-    asked = "Where is my parcel?"
-    return _corrected(
-        chat,
-        "A correction is in force at once.",
-        asked,
-        "Ask for the tracking number first.",
-        asked,
-    )
+    title, asked = "A correction is in force at once.", "Where is my parcel?"
+    return _corrected(chat, title, asked, "Ask for the tracking number first.", asked)
 
 
 def _convention(chat: Adapted) -> Scene:
-    return _corrected(
-        chat, "It carries over to what is like it.", "Greet Ada.", "Dear Ada,", "Greet Bob."
-    )
+    title = "It carries over to other requests of its task."
+    return _corrected(chat, title, "Greet Ada.", "Dear Ada,", "Greet Bob.", task="greet")
 
 
 def _label(chat: Adapted) -> Scene:
@@ -171,6 +165,10 @@ def _undo(chat: Adapted) -> Scene:
         then=SHOUTED,
         after=chat(SHOUTED, task="repeat").text,
     )
+
+
+OPEN_AND_CLOSED = (_answer, _convention, _label, _rule, _preference, _undo)
+CLOSED = (_label, _preference)
 
 
 def _curve(chat: Adapted, args: argparse.Namespace) -> Report:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tta.cli_common import facts, open_memory, quiet_tokenizers, say, say_json
+from tta.cli_common import facts, open_memory, quiet_libraries, say, say_json
 from tta.doctor import examine
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def doctor(args: argparse.Namespace) -> int:
     """Examine, print, and say by the exit status whether all is well."""
-    quiet_tokenizers()
+    quiet_libraries()
     found = list(
         examine(
             model=lambda: _model(args.model),

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ def list_(args: argparse.Namespace) -> None:
         note(f"nothing is remembered of {args.user!r}")
 
 
-def _rows(records: tuple[Record, ...] | list[Record]) -> list[list[str]]:
+def _rows(records: Sequence[Record]) -> list[list[str]]:
     return [
         [r.source, _when(r.created), r.kind, r.task or "(all)", r.request, r.answer]
         for r in records
@@ -117,7 +117,11 @@ def export_(args: argparse.Namespace) -> None:
     """Print the user's events, or what was learned from them as rows for TRL, one a line."""
     from tta.memory.export import export_events, trl_labels, trl_pairs
 
-    forms = {"events": export_events, "ratings": trl_labels, "preferences": trl_pairs}
+    forms: Mapping[str, Callable[[Memory, str], Iterable[object]]] = {
+        "events": export_events,
+        "ratings": trl_labels,
+        "preferences": trl_pairs,
+    }
     with open_memory(args) as memory:
         for row in forms[args.format](memory, check_name("user", args.user)):
             # ASCII, so that no terminal and no pipe can spoil it.

@@ -232,7 +232,8 @@ def _cuts(steps: int) -> list[int]:
 
 
 def _share(taken: Sequence[Step], field: str) -> float:
-    return round(sum(getattr(step, field) for step in taken) / len(taken), 4)
+    rights = sum(1 for step in taken if getattr(step, field))
+    return round(rights / len(taken), 4)
 
 
 def _percentiles(values: Sequence[float]) -> Percentiles:
