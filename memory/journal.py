@@ -149,7 +149,6 @@ class Journal:
             row = connection.execute(query).mappings().first()
         return None if row is None else _from_row(row)
 
-
     def erase(self, user: str) -> int:
         """Delete a user's events from every file; how many there were.
 
