@@ -144,15 +144,9 @@ class Journal:
 
     def get(self, event_id: str) -> Event | None:
         """The event of that id."""
-        return self._one(EVENTS.c.id == event_id)
-
-    def answered(self, response: str) -> Event | None:
-        """The ANSWERED event of a response."""
-        return self._one(_is_answer(response))
-
-    def _one(self, condition: sa.ColumnElement[bool]) -> Event | None:
+        query = sa.select(EVENTS).where(EVENTS.c.id == event_id)
         with self._reading() as connection:
-            row = connection.execute(sa.select(EVENTS).where(condition)).mappings().first()
+            row = connection.execute(query).mappings().first()
         return None if row is None else _from_row(row)
 
     def erase(self, user: str) -> int:
@@ -225,8 +219,8 @@ def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:
 
 def _check_answered(connection: sa.Connection, row: dict[str, Any]) -> None:
     # In the same transaction: another process may have erased the answer a moment ago.
-    query = sa.select(EVENTS.c.user).where(_is_answer(row["response"]))
-    owner = connection.scalar(query)
+    answers = (EVENTS.c.id == row["response"]) & (EVENTS.c.kind == str(EventKind.ANSWERED))
+    owner = connection.scalar(sa.select(EVENTS.c.user).where(answers))
     if owner is None:
         raise UnknownResponse(
             f"No response {row['response']!r} in this memory",
@@ -238,10 +232,6 @@ def _check_answered(connection: sa.Connection, row: dict[str, Any]) -> None:
             f"The response {row['response']!r} belongs to another user than {row['user']!r}",
             value=row["response"],
         )
-
-
-def _is_answer(response: str) -> sa.ColumnElement[bool]:
-    return sa.and_(EVENTS.c.response == response, EVENTS.c.kind == str(EventKind.ANSWERED))
 
 
 def _to_row(event: Event) -> dict[str, Any]:

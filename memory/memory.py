@@ -292,11 +292,6 @@ class Memory:
         with self._lock:
             return self._journal.get(event_id)
 
-    def answered(self, response: str) -> Event | None:
-        """The ANSWERED event of a response, from the journal."""
-        with self._lock:
-            return self._journal.answered(response)
-
     def events(self, user: str | None = None) -> Iterator[Event]:
         """The journal, oldest first; of one user when named."""
         return (event for _, event in self._journal.since(0, user=user))

@@ -176,7 +176,7 @@ HISTORIES = {
         correction(ASKED, "A", "c"),
     ],
     "a note over a note": [note(ASKED, "one", "a"), note(ASKED, "two", "x")],
-    "a rule said again": [rule("Be brief.", id="a"), rule("Be kind.", id="b"), rule("Be brief.", id="x")],
+    "a rule said again": [rule("Be kind.", id="a"), rule("No.", id="b"), rule("Be kind.", id="x")],
     "a reward of nothing": [rating(ASKED, 0, "x")],
 }  # fmt: skip
 
@@ -239,9 +239,16 @@ def test_what_is_learned_after_forgetting_is_kept() -> None:
 
 def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
     events = [
-        ASKED, rating(ASKED, 1), correction(ASKED, "A"), edit(ASKED, "B"), preference(ASKED, "A", "B"),
-        note(ASKED, "n"), rule("r"), undone("c1"), Event(kind=EventKind.FORGOTTEN, user="ada"),
-    ]  # fmt: skip
+        ASKED,
+        rating(ASKED, 1),
+        correction(ASKED, "A"),
+        edit(ASKED, "B"),
+        preference(ASKED, "A", "B"),
+        note(ASKED, "n"),
+        rule("r"),
+        undone("c1"),
+        Event(kind=EventKind.FORGOTTEN, user="ada"),
+    ]
     assert {e.kind for e in events} == set(EventKind)
     state = State()
     assert all(apply(state, event).reason for event in events)

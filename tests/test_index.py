@@ -169,7 +169,7 @@ def test_writes_are_batched(tmp_path: Path) -> None:
     index.put("ada", ids(7), vectors(7))
     assert list(index._client.read(name)) == []
     index.put("ada", ["id7"], vectors(1))
-    assert len(list(index._client.read(name))[0][0]) == 8
+    assert len(next(index._client.read(name))[0]) == 8
     index.close()
 
 
