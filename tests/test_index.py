@@ -207,9 +207,9 @@ def test_a_scrubbing_that_was_cut_off_is_finished_at_the_next_opening(
         with pytest.raises(KeyboardInterrupt):
             index.drop("ada")
     index.close()
-    assert files_holding(tmp_path, held[3].tobytes())
+    assert any(files_holding(tmp_path, row.tobytes()) for row in held)
     chroma(tmp_path).close()
-    assert files_holding(tmp_path, held[3].tobytes()) == []
+    assert not any(files_holding(tmp_path, row.tobytes()) for row in held)
 
 
 def test_no_text_reaches_the_index_not_even_the_users_name(tmp_path: Path) -> None:
