@@ -257,10 +257,11 @@ class Memory:
             )
 
     def nearest(
-        self, vector: FloatArray, k: int, *, user: str, task: str, kind: RecordKind
+        self, vector: FloatArray, k: int, *, user: str, task: str | None, kind: RecordKind
     ) -> Sequence[tuple[Record, float]]:
         """The `k` records whose `request` is most similar (cosine), best first.
 
+        Of `task` and of ANY_TASK when one is named, else of all tasks.
         `vector`: unit length, shape (dim,). Exact up to 50,000 vectors of a user. Raises
         InvalidSetting if the memory was opened without an embedder.
         """
@@ -270,7 +271,10 @@ class Memory:
             found = self._need_index().search(user, vector, k, among=list(among))
             return tuple((among[name], score) for name, score in found)
 
-    def _of(self, user: str, task: str, kind: RecordKind) -> dict[str, Record]:
+    def _of(self, user: str, task: str | None, kind: RecordKind) -> dict[str, Record]:
+        if task is None:
+            every = self._user(user).records.values()
+            return {r.id: r for r in every if r.kind is kind}
         by, both = self._user(user).by, {task, ANY_TASK}
         lists = [by[name, kind] for name in both if by.get((name, kind))]
         if len(lists) <= 1:

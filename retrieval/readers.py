@@ -22,21 +22,25 @@ if TYPE_CHECKING:
 class KernelVote:
     """Remembered cases vote for their answer, rejected ones against it, by similarity.
 
-        q(a) = (prior_weight * prior(a) + pos(a)) * exp(-3 neg(a) / (neg(a) + .05))
+        q(a) = (pseudo * C * prior(a) + pos(a)) * exp(-3 neg(a) / (neg(a) + .05))
 
     pos and neg are sums of weight * exp((cosine - 1) / tau) over the cases with answer `a`
-    (Nadaraya 1964, Watson 1964; the penalty saturates, so that no number of rejections silences
-    an answer for good). `prior_weight` is how near a case must be to be heard over the prior.
+    (Nadaraya 1964, Watson 1964) and C is the number of answers: a Dirichlet prior of `pseudo`
+    votes an answer, so that a near case is heard over the prior and a far one is not. The penalty
+    saturates: no number of rejections silences an answer for good.
+
+    The defaults were chosen on two orders of BANKING77 and TREC, with labels and with right/wrong
+    bits for feedback, `Names` as the prior and 64 voters (16 or 256 change accuracy by 1 point).
+    Raises InvalidSetting unless both are positive.
     """
 
-    def __init__(self, tau: float = 0.05, *, prior_weight: float = 1e-4) -> None:
-        if tau <= 0 or prior_weight <= 0:
+    def __init__(self, tau: float = 0.08, *, pseudo: float = 3e-4) -> None:
+        if tau <= 0 or pseudo <= 0:
             raise InvalidSetting(
-                f"tau={tau!r} and prior_weight={prior_weight!r} must be positive",
-                value=(tau, prior_weight),
+                f"tau={tau!r} and pseudo={pseudo!r} must be positive", value=(tau, pseudo)
             )
         self._tau = tau
-        self._prior_weight = prior_weight
+        self._pseudo = pseudo
 
     def opinion(
         self,
@@ -54,7 +58,8 @@ class KernelVote:
         start = uniform(answers) if prior is None else prior
         pos = self._mass(answers, cases)
         neg = self._mass(answers, rejected)
-        heard = np.logaddexp(np.log(self._prior_weight) + start, _log(pos))
+        base = np.log(self._pseudo * max(1, len(answers))) + start
+        heard = np.logaddexp(base, _log(pos))
         return normalised(heard - 3 * neg / (neg + 0.05))
 
     def _mass(self, answers: Sequence[str], voters: Sequence[Recalled]) -> FloatArray:

@@ -19,7 +19,7 @@ from tta.types import Request, Task
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
-THRESHOLD = 0.75
+THRESHOLD = 0.85
 """Least cosine between two instruction patterns for them to be one task."""
 
 _WORD = re.compile(r"[^\W_]+")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tta.errors import InvalidSetting
 from tta.retrieval.embed import default_embedder
-from tta.retrieval.readers import KernelVote, Names, added, normalised, uniform
+from tta.retrieval.readers import KernelVote, Names, normalised, uniform
 from tta.types import Recalled, Record, RecordKind
 
 ANSWERS = ("a", "b", "c")
@@ -81,14 +81,14 @@ def test_the_nearer_case_is_heard_and_the_far_one_leaves_it_to_the_prior() -> No
 
 
 def test_the_votes_follow_the_formula_of_their_docstring() -> None:
-    found = KernelVote(0.1, prior_weight=0.01).opinion(
+    found = KernelVote(0.1, pseudo=0.01).opinion(
         ANSWERS,
         cases=[said("a", 0.8), said("a", 0.7, weight=0.5), said("b", 0.9)],
         rejected=[said("a", 0.6, rejected=True)],
     )
     pos = np.array([np.exp(-2) + 0.5 * np.exp(-3), np.exp(-1), 0])
     neg = np.array([np.exp(-4), 0, 0])
-    q = (0.01 / 3 + pos) * np.exp(-3 * neg / (neg + 0.05))
+    q = (0.01 + pos) * np.exp(-3 * neg / (neg + 0.05))
     assert np.exp(found) == pytest.approx(q / q.sum())
 
 
@@ -97,23 +97,10 @@ def test_nobody_voting_is_no_opinion() -> None:
     assert KernelVote().opinion(()).shape == (0,)
 
 
-@pytest.mark.parametrize("settings", [{"tau": 0.0}, {"prior_weight": -1.0}])
+@pytest.mark.parametrize("settings", [{"tau": 0.0}, {"pseudo": -1.0}])
 def test_a_bandwidth_or_prior_out_of_range_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting):
         KernelVote(**settings)
-
-
-def test_added_opinions_are_a_normalised_weighted_sum() -> None:
-    one, two = normalised(np.array([1.0, 0, 0])), normalised(np.array([0, 3.0, 0]))
-    assert added([(one, 2.0), (two, 1.0)]) == pytest.approx(normalised(np.array([2.0, 3, 0])))
-
-
-def test_an_opinion_without_weight_is_not_heard() -> None:
-    impossible = np.array([-np.inf, 0.0, -np.inf])
-    one = normalised(np.array([1.0, 0, 0]))
-    assert added([(one, 1.0), (impossible, 0.0)]) == pytest.approx(one)
-    with pytest.raises(InvalidSetting):
-        added([(one, 0.0)])
 
 
 def test_names_are_read_with_their_underscores_as_spaces_and_descriptions_first() -> None:
