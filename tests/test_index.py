@@ -17,7 +17,8 @@ DIM = 32
 
 def vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
     drawn = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    lengths: NDArray[np.float32] = np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn / lengths
 
 
 def ids(count: int, start: int = 0) -> list[str]:
@@ -89,7 +90,8 @@ def test_a_new_vector_of_a_known_id_replaces_the_old(index: MemoryIndex | Chroma
     held = vectors(30)
     index.put("ada", ids(20), held[:20])
     index.put("ada", ["id3"], held[25:26])
-    assert index.search("ada", held[25], 1)[0] == ("id3", pytest.approx(1.0, abs=1e-5))
+    name, score = index.search("ada", held[25], 1)[0]
+    assert (name, score > 0.9999) == ("id3", True)
     assert len(index.known("ada")) == 20
 
 
@@ -207,9 +209,9 @@ def test_a_scrubbing_that_was_cut_off_is_finished_at_the_next_opening(
         with pytest.raises(KeyboardInterrupt):
             index.drop("ada")
     index.close()
-    assert files_holding(tmp_path, held[3].tobytes())
+    assert any(files_holding(tmp_path, row.tobytes()) for row in held)
     chroma(tmp_path).close()
-    assert files_holding(tmp_path, held[3].tobytes()) == []
+    assert not any(files_holding(tmp_path, row.tobytes()) for row in held)
 
 
 def test_no_text_reaches_the_index_not_even_the_users_name(tmp_path: Path) -> None:
