@@ -55,8 +55,9 @@ class Output:
         """None when the answer is free text: for `None`, `str`.
 
         Closed: `Literal`, `Enum` (by value), `bool`, a list or tuple of choices, `tta.Choices`.
-        Open: `int`, `float`, dates, a pydantic model, dataclass, `TypedDict` or other structured type
-        (answered as JSON), a JSON schema (dict, or its text), `tta.Regex`, `tta.Grammar`, an outlines term.
+        Open: `int`, `float`, dates; a pydantic model, dataclass, `TypedDict` or other structured
+        type, answered as JSON; a JSON schema (dict, or its text), `tta.Regex`, `tta.Grammar`, an
+        outlines term.
         `InvalidOutput`: none of these, or it cannot be enforced; `value` is the part at fault.
         """
         if output is None or output is str:

@@ -140,12 +140,12 @@ class Recaller:
         """The nearest records; those of the very same text first, the newest leading."""
         if not self._voters:
             return []
-        scope = {"user": request.user, "task": task}
-        near = list(self._records.nearest(vector, self._voters, **scope, kind=kind))
+        user, found = request.user, self._records
+        near = list(found.nearest(vector, self._voters, user=user, task=task, kind=kind))
         if len(near) == self._voters and near[-1][1] > _INDISTINCT:
             # Long texts with one beginning crowd out the very text: look for it by name.
             known = {record.id for record, _ in near}
-            every = self._records.records(**scope, kind=kind)
+            every = found.records(user=user, task=task, kind=kind)
             near += [(r, 1.0) for r in every if r.request == request.prompt and r.id not in known]
         pool = _recalled(near, VOTE)
         same = [case for case in pool if case.record.request == request.prompt]

@@ -225,7 +225,7 @@ def test_weights_that_change_during_the_run_are_reported() -> None:
 
     model, tokenizer = tta.bundled()
     config = model.config
-    model = AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config).eval()
     with tta.wrap(model, tokenizer) as chat:
         assert evaluate(chat, EXAMPLES, TEAMS, steps=2).weights_unchanged
 

@@ -54,10 +54,10 @@ def _quiet() -> Iterator[None]:
     kernels = logging.getLogger("transformers.integrations.hub_kernels")
     level, shown = kernels.level, bars.is_progress_bar_enabled()
     kernels.setLevel(logging.ERROR)
-    bars.disable_progress_bar()  # type: ignore[no-untyped-call]
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         kernels.setLevel(level)
         if shown:
-            bars.enable_progress_bar()  # type: ignore[no-untyped-call]
+            bars.enable_progress_bar()
