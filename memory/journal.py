@@ -3,8 +3,8 @@
 Knows durability, identity and the order of events. Knows nothing of what an event means, save that
 feedback is about an answer of the same user, and that a user can be erased.
 
-SQLite by default (write-ahead log, synchronous=FULL: `append` returns when the disk has it). On
-PostgreSQL appends take an advisory lock, so that sequence numbers appear in the order of commits
+SQLite by default (write-ahead log; `append` of feedback returns when the disk has it). On PostgreSQL
+appends take an advisory lock, so that sequence numbers appear in the order of commits
 and other processes can tail by them.
 """
 
@@ -112,7 +112,7 @@ class Journal:
     # ---------------------------------------------------------------------------- events
 
     def append(self, event: Event) -> bool:
-        """Write durably; False if this very event (its time aside) was there already.
+        """Write, durably if it is more than an answer; False if this very event (its time aside) was there already.
 
         Raises ConflictingId if the id was used for something else, UnknownResponse or WrongUser if
         it is about no answer of this user, InvalidText, InvalidSetting, and the store's errors.
@@ -125,7 +125,10 @@ class Journal:
         for event in events:
             check(event)
         rows = [_to_row(event) for event in events]
-        with self._writing() as connection:
+        # An answer that nobody has reacted to yet need not wait for the disk: feedback does, and
+        # takes all before it along.
+        durable = any(event.kind is not EventKind.ANSWERED for event in events)
+        with self._writing(durable=durable) as connection:
             return sum(_append(connection, row) for row in rows)
 
     def since(self, seq: int = 0, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
@@ -183,8 +186,8 @@ class Journal:
             yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._lock, database.writing(self._open_engine()) as connection:
+    def _writing(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        with self._lock, database.writing(self._open_engine(), durable=durable) as connection:
             yield connection
 
     def _open_engine(self) -> sa.Engine:

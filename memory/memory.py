@@ -133,7 +133,7 @@ class Memory:
     # ------------------------------------------------------------------------------ writing
 
     def record(self, event: Event) -> bool:
-        """Keep an ANSWERED event durably; False if it was there.
+        """Keep an ANSWERED event; False if it was there. On the disk with the next feedback.
 
         Raises InvalidText, InvalidSetting, ConflictingId and the store's errors.
         """

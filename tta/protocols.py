@@ -142,7 +142,7 @@ class Journal(Protocol):
     """Append-only events."""
 
     def append(self, event: Event) -> bool:
-        """Write durably; False if this very event was there already."""
+        """Write, feedback durably; False if this very event was there already."""
 
     def since(self, seq: int, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
         """(sequence number, event) after `seq`, in order."""
