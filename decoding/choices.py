@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TOKENS_PER_PASS = 16_384
 """Rows times their length, prompt included, in one forward pass: bounds the cache's memory."""
+PADDING_PER_PASS = 128
+"""How many padded positions cost more than one more forward pass (about, at 3 M parameters)."""
 
 
 def check_answers(answers: Sequence[str]) -> None:
@@ -79,10 +81,13 @@ def _following(
 
 
 def _chunks(fed: Sequence[Sequence[int]], prompt: int) -> Iterator[list[int]]:
-    """Indices of rows to run together: of like length, longest first, bounded in size."""
+    """Indices of rows to run together: longest first, bounded in size, little padded."""
     order = sorted((i for i, ids in enumerate(fed) if ids), key=lambda i: -len(fed[i]))
     while order:
-        size = max(1, TOKENS_PER_PASS // (prompt + len(fed[order[0]])))
+        longest = len(fed[order[0]])
+        size = min(len(order), max(1, TOKENS_PER_PASS // (prompt + longest)))
+        padding = ((longest - len(fed[i])) * (size - at) for at, i in enumerate(order[:size]))
+        size = next((at for at, n in enumerate(padding) if n > PADDING_PER_PASS), size)
         yield order[:size]
         order = order[size:]
 

@@ -1,34 +1,42 @@
 """What `output=` means: a closed set, or a grammar that the answer cannot leave.
 
-Knows Python types, JSON schemas, patterns, and llguidance, which turns a grammar into the tokens
-that may come next. Refuses to know the model. What cannot be enforced is refused by name, never
-quietly ignored.
+Knows Python types, JSON schemas and patterns. Refuses to know models and tokens. What llguidance
+cannot enforce is refused by name, never quietly ignored.
 """
 
 from __future__ import annotations
 
+import datetime
 import enum
 import json
 import re
 import types
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-import numpy as np
-
-from tta.errors import InvalidOutput, UnsupportedModel
+from tta.errors import InvalidOutput
 from tta.types import Choices, Finish, Grammar, Regex
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
-    from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
 
 WHITESPACE = r"[ \n]{0,2}"
 """Between the parts of JSON. Unbounded, a model can spend all its tokens on it."""
 
-_SCALARS = frozenset({"int", "float", "date", "time", "datetime"})
+_SCALARS = (int, float, datetime.date, datetime.time, datetime.datetime)
+_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_KEYS = """
+    items additionalProperties not if then else contains propertyNames
+    unevaluatedItems unevaluatedProperties contentSchema"""
+_SCHEMAS = frozenset(_SCHEMA_KEYS.split())
+_OTHER_KEYS = """
+    type enum const minimum maximum exclusiveMinimum exclusiveMaximum multipleOf
+    minLength maxLength pattern format minItems maxItems uniqueItems minContains maxContains
+    required minProperties maxProperties dependentRequired dependencies
+    $ref $id $schema $anchor $comment $vocabulary $dynamicRef $dynamicAnchor
+    title description default examples example deprecated readOnly writeOnly discriminator
+    contentEncoding contentMediaType"""
+_KEYWORDS = frozenset(_OTHER_KEYS.split()).union(_SCHEMA_LISTS, _SCHEMA_MAPS, _SCHEMAS)
 Reader = Callable[[str], object]
 
 
@@ -46,9 +54,10 @@ class Output:
     def of(output: object) -> Output | None:
         """None when the answer is free text: for `None`, `str`.
 
-        Closed: `Literal`, `Enum` (by value), `bool`, a list or tuple of choices, `tta.Choices`. Open: `int`,
-        `float`, dates, a pydantic model, dataclass, `TypedDict` or other structured type (answered
-        as JSON), a JSON schema (dict, or its text), `tta.Regex`, `tta.Grammar`, an outlines term.
+        Closed: `Literal`, `Enum` (by value), `bool`, a list or tuple of choices, `tta.Choices`.
+        Open: `int`, `float`, dates; a pydantic model, dataclass, `TypedDict` or other structured
+        type, answered as JSON; a JSON schema (dict, or its text), `tta.Regex`, `tta.Grammar`, an
+        outlines term.
         `InvalidOutput`: none of these, or it cannot be enforced; `value` is the part at fault.
         """
         if output is None or output is str:
@@ -111,9 +120,7 @@ def _closed(
     for member in members:
         text = _choice_text(member)
         if text in by_text:
-            raise InvalidOutput(
-                f"The choice {text!r} is there twice", value=member, hint="Give each once"
-            )
+            raise InvalidOutput(f"{text!r} is there twice", value=member, hint="Give each once")
         by_text[text] = member
     described = dict(descriptions or {})
     if unknown := sorted(set(described) - set(by_text)):
@@ -122,7 +129,7 @@ def _closed(
         source=source,
         choices=tuple(by_text),
         descriptions=described,
-        grammar=_checked(_regex_grammar("|".join(map(re.escape, by_text))), source),
+        grammar=_regex("|".join(map(re.escape, by_text)), source),
         read=by_text.__getitem__,
     )
 
@@ -130,9 +137,7 @@ def _closed(
 def _choice_text(member: object) -> str:
     value = member.value if isinstance(member, enum.Enum) else member
     if not isinstance(value, (str, int, float, bool, types.NoneType)):
-        raise InvalidOutput(
-            f"{member!r} is no choice", value=member, hint="Choices are strings, numbers or None"
-        )
+        raise InvalidOutput(f"{member!r} is no choice", value=member, hint="Use texts or numbers")
     text = str(value)
     if not text.strip():
         raise InvalidOutput(f"The choice {text!r} is empty", value=member, hint="Name it")
@@ -149,7 +154,7 @@ def _open(output: object) -> Output:
         return _lark(output, output.lark)
     if isinstance(output, (dict, str)):
         return _schema(output, _as_dict(output), json.loads)
-    if isinstance(output, type) and output.__name__ in _SCALARS:
+    if isinstance(output, type) and output in _SCALARS:
         return _scalar(output)
     if isinstance(output, type) or get_origin(output) is not None:
         return _structured(output)
@@ -169,8 +174,20 @@ def _pattern(source: object, pattern: str) -> Output:
             raise ValueError(f"it does not match {pattern!r}")
         return text
 
-    grammar = _checked(_regex_grammar(pattern), source)
-    return Output(source=source, grammar=grammar, read=read)
+    return Output(source=source, grammar=_regex(_translated(pattern), source), read=read)
+
+
+def _translated(pattern: str) -> str:
+    r"""The pattern with `\d` and `\w` as llguidance may use them without leaving Python's.
+
+    There, `\d` is any digit of any script, `\w` has marks that Python's has not, and both know a
+    newer Unicode than Python does. Here: 0 to 9; letters, digits and the underscore.
+    """
+    # Capped at what llguidance knows: a newer Python must not make the name unknown there.
+    known = min(float(".".join(unicodedata.unidata_version.split(".")[:2])), 16.0)
+    word = rf"[[\p{{L}}\p{{Nd}}_]&&\p{{Age={known}}}]"
+    parts = re.split(r"(\\.)", pattern, flags=re.DOTALL)
+    return "".join({r"\d": "[0-9]", r"\w": word}.get(part, part) for part in parts)
 
 
 def _lark(source: object, lark: str) -> Output:
@@ -179,10 +196,14 @@ def _lark(source: object, lark: str) -> Output:
     return Output(source=source, grammar=_checked(LLMatcher.grammar_from_lark(lark), source))
 
 
-def _schema(source: object, schema: dict[str, Any], read: Reader) -> Output:
+def _schema(
+    source: object, schema: dict[str, Any], read: Reader, *, exclusive: bool = False
+) -> Output:
+    """`exclusive`: the branches of a `oneOf` exclude each other, so that any of them will do."""
     from llguidance import LLMatcher
 
-    options: Any = {"whitespace_pattern": WHITESPACE, "lenient": False}
+    _check_keywords(schema)
+    options: Any = {"whitespace_pattern": WHITESPACE, "coerce_one_of": exclusive, "lenient": False}
     try:
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     except (TypeError, ValueError) as error:
@@ -190,19 +211,31 @@ def _schema(source: object, schema: dict[str, Any], read: Reader) -> Output:
     return Output(source=source, grammar=_checked(grammar, source), read=read)
 
 
+def _check_keywords(schema: object) -> None:
+    """JSON Schema lets unknown words pass, so a misspelt one would constrain nothing."""
+    if not isinstance(schema, dict):
+        return
+    for key, value in schema.items():
+        if key not in _KEYWORDS and not str(key).startswith("x-"):
+            raise InvalidOutput(
+                f"{key!r} is no keyword of JSON Schema",
+                value=key,
+                hint="Correct its spelling, or begin an annotation's name with x-",
+            )
+        named = value.values() if key in _SCHEMA_MAPS and isinstance(value, dict) else ()
+        listed = value if key in _SCHEMA_LISTS else [value] if key in _SCHEMAS else ()
+        for part in (*named, *listed):
+            _check_keywords(part)
+
+
 def _scalar(source: type) -> Output:
     """Numbers and dates are written plainly, as outlines has them."""
     from outlines.types.dsl import python_types_to_terms, to_regex
     from pydantic import TypeAdapter
 
-    # In llguidance's regular expressions \d is any Unicode digit.
-    pattern = to_regex(python_types_to_terms(source)).replace(r"\d", "[0-9]")
     adapter: TypeAdapter[object] = TypeAdapter(source)
-    return Output(
-        source=source,
-        grammar=_checked(_regex_grammar(pattern), source),
-        read=adapter.validate_strings,
-    )
+    grammar = _regex(_translated(to_regex(python_types_to_terms(source))), source)
+    return Output(source=source, grammar=grammar, read=adapter.validate_strings)
 
 
 def _structured(source: Any) -> Output:  # noqa: ANN401 - any annotation
@@ -212,14 +245,27 @@ def _structured(source: Any) -> Output:  # noqa: ANN401 - any annotation
 
     try:
         adapter = TypeAdapter(source)
-        schema = adapter.json_schema()
+        schema = _sealed(adapter.json_schema())
     except PydanticUserError as error:
         raise InvalidOutput(
             f"{_name(source)} has no JSON schema: {error.message}",
             value=source,
             hint="Use a pydantic model, a dataclass, a TypedDict or a JSON schema",
         ) from error
-    return _schema(source, schema, adapter.validate_json)
+    # pydantic writes oneOf only for unions that a field's constant tells apart.
+    return _schema(source, schema, adapter.validate_json, exclusive=True)
+
+
+def _sealed(schema: Any) -> Any:  # noqa: ANN401 - any JSON
+    """The schema without properties that the type does not name, unless it asks for them."""
+    if isinstance(schema, list):
+        return [_sealed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {key: _sealed(part) for key, part in schema.items()}
+    if schema.get("type") == "object" and "properties" in schema:
+        parts.setdefault("additionalProperties", False)
+    return parts
 
 
 def _outlines_term(output: object) -> Output:
@@ -240,25 +286,23 @@ def _outlines_term(output: object) -> Output:
 
 
 def _as_dict(schema: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(schema, dict):
-        return schema
     try:
-        read = json.loads(schema)
-    except ValueError as error:
-        raise InvalidOutput(
-            f"A text given as output= is read as a JSON schema, and {schema!r} is none",
-            value=schema,
-            hint="For choices pass a list, for a pattern tta.Regex",
-        ) from error
-    if not isinstance(read, dict):
-        raise InvalidOutput(f"{schema!r} is no JSON schema", value=schema, hint="Pass an object")
-    return read
+        read = json.loads(schema) if isinstance(schema, str) else schema
+    except ValueError:
+        read = None
+    if isinstance(read, dict):
+        return read
+    raise InvalidOutput(
+        f"A text given as output= is read as a JSON schema, and {schema!r} is none",
+        value=schema,
+        hint="For choices pass a list, for a pattern tta.Regex",
+    )
 
 
-def _regex_grammar(pattern: str) -> str:
+def _regex(pattern: str, source: object) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_regex(pattern)
+    return _checked(LLMatcher.grammar_from_regex(pattern), source)
 
 
 def _checked(grammar: str, source: object) -> str:
@@ -277,76 +321,3 @@ def _checked(grammar: str, source: object) -> str:
 
 def _name(source: object) -> str:
     return source.__name__ if isinstance(source, type) else repr(source)
-
-
-# ------------------------------------------------------------------------------------- tokens
-
-
-def token_table(
-    tokenizer: PreTrainedTokenizerBase, *, width: int, ends: Sequence[int]
-) -> LLTokenizer:
-    """The tokenizer as llguidance sees it; about a second for 100,000 tokens, so keep it.
-
-    `width` is that of the logits, which is often more than the tokenizer has; `ends` are all ids
-    that may follow a complete answer. `UnsupportedModel`: a tokenizer without a fast version.
-    """
-    from llguidance.hf import from_tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UnsupportedModel(
-            f"Constraints need a fast tokenizer, not {type(tokenizer).__name__}",
-            value=type(tokenizer).__name__,
-            hint="Load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
-        )
-    width = max(width, len(tokenizer))
-    return from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends) or None)
-
-
-class TokenMatcher:
-    """Which tokens may come next in one row. Belongs to the row: it moves and ends with it."""
-
-    __slots__ = ("_matcher", "_width")
-
-    def __init__(self, matcher: LLMatcher, width: int) -> None:
-        self._matcher = matcher
-        self._width = width
-
-    @classmethod
-    def rows(cls, table: LLTokenizer, output: Output, *, width: int, n: int) -> list[TokenMatcher]:
-        """`n` matchers at the start of the same grammar, which is compiled once."""
-        from llguidance import LLMatcher
-
-        first = LLMatcher(table, output.grammar)
-        _check_state(first)
-        return [cls(first.deep_copy(), width) for _ in range(n)]
-
-    @property
-    def complete(self) -> bool:
-        return self._matcher.is_stopped()
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """Shape (V,). `InvalidOutput`: nothing the tokenizer can write may follow."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        _check_state(self._matcher)
-        mask = np.unpackbits(bits, bitorder="little")[: self._width].astype(np.bool_)
-        if not mask.any():
-            raise InvalidOutput(
-                "No token of this tokenizer can continue the answer",
-                value=self._width,
-                hint="Allow characters that the tokenizer can write",
-            )
-        return mask
-
-    def take(self, token: int) -> None:
-        self._matcher.consume_token(token)
-        _check_state(self._matcher)
-
-
-def _check_state(matcher: LLMatcher) -> None:
-    if matcher.is_error():
-        raise InvalidOutput(
-            f"The constraint failed: {matcher.get_error().strip()}",
-            value=matcher.get_error(),
-            hint="Simplify the schema, pattern or grammar",
-        )

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tta.decoding import choices, engine
-from tta.decoding.constrain import Output, TokenMatcher, token_table
-from tta.decoding.template import PLAIN_STOP, Template, end_ids
+from tta.decoding.constrain import Output
+from tta.decoding.matcher import TokenMatcher, token_table
+from tta.decoding.template import PLAIN_STOP, Template, end_ids, within
 from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
 from tta.types import Candidate, Cost, Message, Prompt
 
@@ -123,12 +124,13 @@ class HFModel:
         self._check_draw(prompt, n, max_new_tokens)
         constraint = Output.of(output)
         prefix = engine.Prefix(self.model, prompt.ids)
+        width = prefix.logits.shape[-1]
+        ends = within(self.end_ids, width)
         matchers: Sequence[TokenMatcher | None] = [None] * n
         decode: Callable[[list[int]], str] = self._free_text
         if constraint is not None:
-            width = prefix.logits.shape[-1]
             table = self._token_table(width)
-            matchers = TokenMatcher.rows(table, constraint, width=width, n=n)
+            matchers = TokenMatcher.rows(table, constraint.grammar, width=width, ends=ends, n=n)
             # As the grammar saw it: some tokenizers drop a leading space when they decode.
             decode = table.decode_str
         rows = [
@@ -138,7 +140,7 @@ class HFModel:
             for i, matcher in enumerate(matchers)
         ]
         stops = self._stops if self.template.plain else None
-        rules = engine.Rules(ends=self.end_ids, limit=max_new_tokens, stops=stops)
+        rules = engine.Rules(ends=ends, limit=max_new_tokens, stops=stops)
         passes = engine.draw(prefix, rows, rules)
         cost = Cost(
             prefilled=len(prompt.ids),
@@ -160,7 +162,8 @@ class HFModel:
         ids = [self._answer_ids(answer) for answer in answers]
         self._check_room(prompt, max(map(len, ids)))
         prefix = engine.Prefix(self.model, prompt.ids)
-        scores, tokens, passes = choices.score(prefix, ids, self._answer_ends)
+        ends = within(self._answer_ends, prefix.logits.shape[-1])
+        scores, tokens, passes = choices.score(prefix, ids, ends)
         cost = Cost(prefilled=len(prompt.ids) + tokens, passes=passes + 1, ms=_since(started))
         return scores, cost
 

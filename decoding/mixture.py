@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
 
+FLOOR = 1e-4
+"""No expert may veto: an answer keeps at least this probability in each opinion. It is what lets a
+correction of this very request outvote a model that is sure of something else."""
+
+
 def normalise(scores: FloatArray) -> FloatArray:
     """Log-softmax over the candidates: float64, shape (K,); the exponentials sum to one.
 
@@ -41,8 +46,13 @@ def normalise(scores: FloatArray) -> FloatArray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
 
 
+def heard(opinion: FloatArray) -> FloatArray:
+    """An opinion as it is weighed: normalised over the candidates, then bounded by `FLOOR`."""
+    return np.maximum(normalise(opinion), np.log(FLOOR))
+
+
 def combine(opinions: Mapping[str, FloatArray], weights: Mapping[str, float]) -> FloatArray:
-    """The weighted sum of normalised log-probabilities: float64, shape (K,).
+    """The weighted sum of log-probabilities as they are `heard`: float64, shape (K,).
 
     Each opinion is normalised over the candidates first, so that an expert that speaks of few
     nats and one that speaks of hundreds are weighed alike (logarithmic opinion pool: Genest and
@@ -63,7 +73,7 @@ def combine(opinions: Mapping[str, FloatArray], weights: Mapping[str, float]) ->
     for name, opinion in opinions.items():
         weight = _weight(name, weights)
         if weight > 0.0:
-            total += weight * normalise(opinion)
+            total += weight * heard(opinion)
     return total
 
 

@@ -25,7 +25,8 @@ class Template:
     """How one tokenizer writes a conversation.
 
     With a chat template, the template's text, tokenised as it stands: it holds its own special
-    tokens. Without one, a plain format, tokenised with the tokenizer's default special tokens:
+    tokens, and those that a turn's content spells out stay words. Without one, a plain format,
+    tokenised with the tokenizer's default special tokens:
 
         {system}
 
@@ -71,10 +72,14 @@ class Template:
         if self.plain:
             text = _plain(messages)
             return Prompt(text=text, ids=self.encode(text, special=True))
-        text = self._templated(messages)
-        return Prompt(text=text, ids=self.encode(text))
+        text, turns = self._templated(messages)
+        ids = self.encode(text)  # before all else: it refuses what cannot be written
+        if self._forged(messages):
+            ids = self._sanitised(turns)
+        return Prompt(text=text, ids=ids)
 
-    def _templated(self, messages: Sequence[Message]) -> str:
+    def _templated(self, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+        """The text, and the messages as the template took them."""
         from jinja2.exceptions import TemplateError
 
         system = [m.content for m in messages if m.role == "system"]
@@ -82,12 +87,13 @@ class Template:
             text = self._apply(messages, ask=True)
             # Some templates refuse a system turn, others drop it without a word.
             if all(content.strip() in text for content in system):
-                return text
+                return text, messages
         except TemplateError as error:
             if not system:
                 raise _refused(messages, error) from error
+        folded = fold_system(messages)
         try:
-            return self._apply(fold_system(messages), ask=True)
+            return self._apply(folded, ask=True), folded
         except TemplateError as error:
             raise _refused(messages, error) from error
 
@@ -96,6 +102,23 @@ class Template:
         return str(
             self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
         )
+
+    def _forged(self, messages: Sequence[Message]) -> bool:
+        """Whether a turn's own words spell a special token."""
+        special = self._tokenizer.added_tokens_encoder
+        return any(token in message.content for message in messages for token in special)
+
+    def _sanitised(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The same text, with special tokens only where the template itself wrote them."""
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        ids = self._tokenizer.apply_chat_template(
+            turns,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+        return tuple(ids)
 
     def _turn_ends(self) -> tuple[int, ...]:
         """The special token that follows an assistant turn, found by rendering one."""
@@ -132,6 +155,11 @@ def end_ids(sources: Iterable[object]) -> tuple[int, ...]:
         ids = source if isinstance(source, (list, tuple)) else [source]
         found.update({i: None for i in ids if isinstance(i, int)})
     return tuple(found)
+
+
+def within(ids: Iterable[int], width: int) -> tuple[int, ...]:
+    """Those ids that logits of this width can name; configurations may carry others."""
+    return tuple(i for i in ids if 0 <= i < width)
 
 
 def _plain(messages: Sequence[Message]) -> str:

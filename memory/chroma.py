@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,12 +23,14 @@ from tta.errors import IndexInUse, InvalidSetting, StoreClosed, StoreError
 if TYPE_CHECKING:
     from chromadb.api.client import Client
     from chromadb.api.models.Collection import Collection
+    from chromadb.api.types import GetResult
     from chromadb.config import Settings
     from filelock import BaseFileLock
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.floating[Any]]
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _PAGE = 1000
@@ -57,12 +60,20 @@ class Chroma:
 
     def close(self) -> None:
         """Release the files, so that another process may open them."""
-        self._handles.clear()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._disconnect()
         if self._folder is not None:
             self._lock.release()
+
+    def _disconnect(self) -> None:
+        self._handles.clear()
+        if self._client is not None:
+            # Chroma's own `close` leaves the sockets of its two HTTP sessions open.
+            for part in (self._client, self._client._admin_client):
+                session = getattr(getattr(part, "_server", None), "_session", None)
+                if session is not None:
+                    session.close()
+            self._client.close()
+            self._client = None
 
     # --------------------------------------------------------------------- collections
 
@@ -80,78 +91,56 @@ class Chroma:
         """(ids, vectors of shape (len(ids), dim)) page by page; nothing if there is no such."""
         start = 0
         while True:
-            with self._translated() as client:
-                collection = self._existing(client, name)
-                if collection is None:
-                    return
-                page = collection.get(include=["embeddings"], limit=_PAGE, offset=start)
-            if page["ids"]:
-                yield page["ids"], np.asarray(page["embeddings"], dtype=np.float32)
-            if len(page["ids"]) < _PAGE:
+            page = self._use(name, partial(_page, start=start))
+            if page is None or not page["ids"]:
                 return
+            yield page["ids"], np.asarray(page["embeddings"], dtype=np.float32)
             start += _PAGE
 
     def write(
         self, name: str, metadata: Mapping[str, Any], changes: Mapping[str, FloatArray | None]
     ) -> None:
         """Put the vectors of `changes`, and delete the ids whose vector is None."""
-        put = {key: vector for key, vector in changes.items() if vector is not None}
-        gone = [key for key, vector in changes.items() if vector is None]
-        with self._translated() as client:
-            try:
-                self._write(client, name, metadata, put, gone)
-            except _not_found():
-                # Another process has erased the collection, and we still had its old handle.
-                self._handles.pop(name, None)
-                self._write(client, name, metadata, put, gone)
-
-    def _write(
-        self,
-        client: Client,
-        name: str,
-        metadata: Mapping[str, Any],
-        put: Mapping[str, FloatArray],
-        gone: list[str],
-    ) -> None:
-        collection = self._existing(client, name)
-        if collection is None:
-            collection = self._handles[name] = client.get_or_create_collection(
-                name,
-                embedding_function=None,
-                metadata=dict(metadata),
-                configuration={"hnsw": {"space": "ip"}},
-            )
-        ids = list(put)
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
-            collection.upsert(ids=page, embeddings=np.stack([put[key] for key in page]))
-        for start in range(0, len(gone), _PAGE):
-            collection.delete(ids=gone[start : start + _PAGE])
+        if self._use(name, lambda collection: _write(collection, changes)) is None:
+            with self._translated() as client:
+                collection = self._handles[name] = client.get_or_create_collection(
+                    name,
+                    embedding_function=None,
+                    metadata=dict(metadata),
+                    configuration={"hnsw": {"space": "ip"}},
+                )
+                _write(collection, changes)
 
     def query(
         self, name: str, vector: FloatArray, k: int, among: list[str] | None
     ) -> list[tuple[str, float]]:
         """(id, cosine) of unit vectors, best first, by HNSW; all of `among` must be there."""
-        with self._translated() as client:
-            collection = self._existing(client, name)
-            if collection is None:
-                return []
-            found = collection.query(
-                query_embeddings=np.asarray(vector, dtype=np.float32)[None, :],
-                n_results=k,
-                ids=among,
-                include=["distances"],
-            )
+        row = np.asarray(vector, dtype=np.float32)[None, :]
+        found = self._use(
+            name,
+            lambda collection: collection.query(
+                query_embeddings=row, n_results=k, ids=among, include=["distances"]
+            ),
+        )
+        if found is None:
+            return []
         distances = cast("list[list[float]]", found["distances"])
         return [(key, 1.0 - far) for key, far in zip(found["ids"][0], distances[0], strict=True)]
 
-    def _existing(self, client: Client, name: str) -> Collection | None:
-        if name not in self._handles:
-            try:
-                self._handles[name] = client.get_collection(name, embedding_function=None)
-            except _not_found():
-                return None
-        return self._handles[name]
+    def _use(self, name: str, use: Callable[[Collection], T]) -> T | None:
+        """What `use` gives for the collection; None if there is none.
+
+        Twice, because the handle we have may be of a collection that another process has erased.
+        """
+        with self._translated() as client:
+            for _ in range(2):
+                try:
+                    if name not in self._handles:
+                        self._handles[name] = client.get_collection(name, embedding_function=None)
+                    return use(self._handles[name])
+                except _not_found():
+                    self._handles.pop(name, None)
+        return None
 
     # ------------------------------------------------------------------------ forgetting
 
@@ -169,26 +158,34 @@ class Chroma:
                     client.delete_collection(name)
                 except _not_found():
                     continue
-        if self._folder is not None and self._client is not None:
-            self._client.close()
-            self._client = None
-            self._handles.clear()
-            self._client = self._connect()
+        if self._folder is not None:
+            self._reconnect()
+
+    def wipe(self, prefix: str) -> None:
+        """Delete every collection of that prefix; embedded, the whole folder, damaged or not."""
+        if self._folder is None:
+            self.delete(list(self.collections(prefix)))
+        else:
+            self._reconnect(anew=True)
+
+    def _reconnect(self, *, anew: bool = False) -> None:
+        self._disconnect()  # only a closed client lets go of its files
+        if anew and self._folder is not None:
+            shutil.rmtree(self._folder)
+        self._client = self._connect()
 
     # -------------------------------------------------------------------------- opening
 
     def _connect(self) -> Client:
         if self._folder is None:
             return _server(self._where)
+        if _damaged(self._folder):
+            _log.warning("The index in %s is damaged: it is made anew", self._folder)
+            shutil.rmtree(self._folder)
         if _marker(self._folder).exists():
             scrub(self._folder)
             _marker(self._folder).unlink()
-        try:
-            return _embedded(self._folder)
-        except _chroma_errors() as problem:
-            _log.warning("The index in %s is damaged (%s): it is rebuilt", self._folder, problem)
-            shutil.rmtree(self._folder)
-            return _embedded(self._folder)
+        return _embedded(self._folder)
 
     @contextmanager
     def _translated(self) -> Iterator[Client]:
@@ -202,6 +199,21 @@ class Chroma:
                 value=self._where,
                 hint="The journal is unharmed; `tta memory rebuild` makes the index anew.",
             ) from problem
+
+
+def _page(collection: Collection, start: int) -> GetResult:
+    return collection.get(include=["embeddings"], limit=_PAGE, offset=start)
+
+
+def _write(collection: Collection, changes: Mapping[str, FloatArray | None]) -> bool:
+    put = [(key, vector) for key, vector in changes.items() if vector is not None]
+    gone = [key for key, vector in changes.items() if vector is None]
+    for start in range(0, len(put), _PAGE):
+        ids, vectors = zip(*put[start : start + _PAGE], strict=True)
+        collection.upsert(ids=list(ids), embeddings=np.stack(vectors))
+    for start in range(0, len(gone), _PAGE):
+        collection.delete(ids=gone[start : start + _PAGE])
+    return True
 
 
 def is_server(where: str | Path) -> bool:
@@ -218,8 +230,16 @@ def _settings() -> Settings:
 def _embedded(folder: Path) -> Client:
     import chromadb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return cast("Client", chromadb.PersistentClient(path=str(folder), settings=_settings()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        client = chromadb.PersistentClient(path=str(folder), settings=_settings())
+    except _failures() as problem:
+        raise StoreError(
+            f"The index in {folder} cannot be opened ({problem})",
+            value=str(folder),
+            hint="If it may be written, delete the folder: it is made anew from the journal.",
+        ) from problem
+    return cast("Client", client)
 
 
 def _server(url: str) -> Client:
@@ -247,12 +267,6 @@ def _not_found() -> type[Exception]:
     from chromadb.errors import NotFoundError
 
     return NotFoundError
-
-
-def _chroma_errors() -> tuple[type[Exception], ...]:
-    from chromadb.errors import ChromaError
-
-    return (ChromaError,)
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -284,6 +298,19 @@ def _lock(folder: Path) -> BaseFileLock:
 def _marker(folder: Path) -> Path:
     # Beside the folder; it survives a kill, so that the next opening finishes the scrubbing.
     return folder.with_name(folder.name + ".scrub")
+
+
+def _damaged(folder: Path) -> bool:
+    # Asked before Chroma opens it: a client that failed to open cannot be tried again.
+    path = folder / "chroma.sqlite3"
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as problem:
+        return problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+    return False
 
 
 def scrub(folder: Path) -> None:

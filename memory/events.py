@@ -115,6 +115,8 @@ def check(event: Event) -> None:
             raise InvalidSetting(f"A {event.kind} event needs the text {name!r}", value=text)
         if name in _NEVER_EMPTY and not text.strip():
             raise InvalidText(f"The {name} of a {event.kind} is empty", value=text)
+    if event.kind is EventKind.ANSWERED and event.response != event.id:
+        raise InvalidSetting("An answer's event has the response's id", value=event.response)
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
     if not math.isfinite(event.time):

@@ -33,7 +33,9 @@ def import_events(memory: Memory, lines: Iterable[str | Mapping[str, Any]]) -> i
     here they would erase what is newer. Raises CorruptStore naming the first bad line, InvalidText,
     InvalidSetting, ConflictingId, UnknownResponse, WrongUser; then nothing was written.
     """
-    events = [_parse(number, line) for number, line in enumerate(lines, start=1) if line]
+    events = [
+        _parse(number, line) for number, line in enumerate(lines, start=1) if not _blank(line)
+    ]
     return memory.import_all([e for e in events if e.kind is not EventKind.FORGOTTEN])
 
 
@@ -76,3 +78,7 @@ def trl_pairs(memory: Memory, user: str) -> Iterator[dict[str, str]]:
                 "chosen": case.answer,
                 "rejected": record.answer,
             }
+
+
+def _blank(line: str | Mapping[str, Any]) -> bool:
+    return isinstance(line, str) and not line.strip()

@@ -237,7 +237,7 @@ class ChromaIndex:
         self._pending.clear()
         self._loaded.clear()
         self._ram.reset()
-        self._client.delete(list(self._collections()))
+        self._client.wipe(collection_name(self._memory))
 
     def flush(self) -> None:
         """Write what is pending."""

@@ -3,16 +3,18 @@
 Knows durability, identity and the order of events. Knows nothing of what an event means, save that
 feedback is about an answer of the same user, and that a user can be erased.
 
-SQLite by default (write-ahead log, synchronous=FULL: `append` returns when the disk has it). On
-PostgreSQL appends take an advisory lock, so that sequence numbers appear in the order of commits
+SQLite by default (write-ahead log; `append` of feedback returns when the disk has it). On PostgreSQL
+appends take an advisory lock, so that sequence numbers appear in the order of commits
 and other processes can tail by them.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,6 +45,8 @@ class Journal:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._closed = False
+        # A journal in RAM is one connection: what one thread rolls back must not be another's.
+        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, url: str, *, timeout: float = 5.0) -> Journal:
@@ -75,12 +79,12 @@ class Journal:
             self._finish_erasing()
 
     def _tables(self) -> set[str]:
-        with database.reading(self._engine) as connection:
+        with self._reading() as connection:
             return set(sa.inspect(connection).get_table_names()) & {"events", "manifest"}
 
     def _create(self) -> None:
         found = {"format": str(FORMAT), "created": str(time.time()), "memory": new_id()}
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             # Two processes may come here at once; the second finds all of it done.
             database.METADATA.create_all(connection)
             empty = connection.scalar(sa.select(sa.func.count()).select_from(MANIFEST)) == 0
@@ -94,7 +98,7 @@ class Journal:
     def setting(self, key: str) -> str | None:
         """A value of the manifest."""
         query = sa.select(MANIFEST.c.value).where(MANIFEST.c.key == key)
-        with database.reading(self._open_engine()) as connection:
+        with self._reading() as connection:
             value: str | None = connection.scalar(query)
             return value
 
@@ -102,13 +106,13 @@ class Journal:
         """Write a value of the manifest, durably; does not write what is there already."""
         if self.setting(key) == value:
             return
-        with database.writing(self._open_engine()) as connection:
+        with self._writing() as connection:
             _put(connection, key, value)
 
     # ---------------------------------------------------------------------------- events
 
     def append(self, event: Event) -> bool:
-        """Write durably; False if this very event (its time aside) was there already.
+        """Write, durably if it is more than an answer; False if this very event (its time aside) was there already.
 
         Raises ConflictingId if the id was used for something else, UnknownResponse or WrongUser if
         it is about no answer of this user, InvalidText, InvalidSetting, and the store's errors.
@@ -121,7 +125,10 @@ class Journal:
         for event in events:
             check(event)
         rows = [_to_row(event) for event in events]
-        with database.writing(self._open_engine()) as connection:
+        # An answer that nobody has reacted to yet need not wait for the disk: feedback does, and
+        # takes all before it along.
+        durable = any(event.kind is not EventKind.ANSWERED for event in events)
+        with self._writing(durable=durable) as connection:
             return sum(_append(connection, row) for row in rows)
 
     def since(self, seq: int = 0, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
@@ -130,7 +137,7 @@ class Journal:
             query = sa.select(EVENTS).where(EVENTS.c.seq > seq).order_by(EVENTS.c.seq).limit(_PAGE)
             if user is not None:
                 query = query.where(EVENTS.c.user == user)
-            with database.reading(self._open_engine()) as connection:
+            with self._reading() as connection:
                 rows = connection.execute(query).mappings().all()
             for row in rows:
                 yield int(row["seq"]), _from_row(row)
@@ -140,15 +147,9 @@ class Journal:
 
     def get(self, event_id: str) -> Event | None:
         """The event of that id."""
-        return self._one(EVENTS.c.id == event_id)
-
-    def answered(self, response: str) -> Event | None:
-        """The ANSWERED event of a response."""
-        return self._one(_is_answer(response))
-
-    def _one(self, condition: sa.ColumnElement[bool]) -> Event | None:
-        with database.reading(self._open_engine()) as connection:
-            row = connection.execute(sa.select(EVENTS).where(condition)).mappings().first()
+        query = sa.select(EVENTS).where(EVENTS.c.id == event_id)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().first()
         return None if row is None else _from_row(row)
 
     def erase(self, user: str) -> int:
@@ -158,7 +159,7 @@ class Journal:
         that no byte of the text is left (StoreLocked if a reader prevents it: erase again); on
         other databases the rows are deleted, and logs and backups are their administrator's.
         """
-        with database.writing(self._open_engine()) as connection:
+        with self._writing() as connection:
             gone = connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
             tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
             check(tombstone)
@@ -169,14 +170,25 @@ class Journal:
         return int(gone)
 
     def _finish_erasing(self) -> None:
-        database.compact(self._open_engine())
-        with database.writing(self._engine) as connection:
+        with self._lock:
+            database.compact(self._open_engine())
+        with self._writing() as connection:
             connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == "erasing"))
 
     def close(self) -> None:
         """Release the database; closing twice is no error."""
         self._closed = True
         self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._lock, database.reading(self._open_engine()) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        with self._lock, database.writing(self._open_engine(), durable=durable) as connection:
+            yield connection
 
     def _open_engine(self) -> sa.Engine:
         if self._closed:
@@ -210,8 +222,8 @@ def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:
 
 def _check_answered(connection: sa.Connection, row: dict[str, Any]) -> None:
     # In the same transaction: another process may have erased the answer a moment ago.
-    query = sa.select(EVENTS.c.user).where(_is_answer(row["response"]))
-    owner = connection.scalar(query)
+    answers = (EVENTS.c.id == row["response"]) & (EVENTS.c.kind == str(EventKind.ANSWERED))
+    owner = connection.scalar(sa.select(EVENTS.c.user).where(answers))
     if owner is None:
         raise UnknownResponse(
             f"No response {row['response']!r} in this memory",
@@ -223,10 +235,6 @@ def _check_answered(connection: sa.Connection, row: dict[str, Any]) -> None:
             f"The response {row['response']!r} belongs to another user than {row['user']!r}",
             value=row["response"],
         )
-
-
-def _is_answer(response: str) -> sa.ColumnElement[bool]:
-    return sa.and_(EVENTS.c.response == response, EVENTS.c.kind == str(EventKind.ANSWERED))
 
 
 def _to_row(event: Event) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,15 @@ import numpy as np
 from tta.errors import (
     CorruptStore,
     InvalidSetting,
+    StoreError,
     StoreReadOnly,
     UnknownFeedback,
     WrongUser,
 )
 from tta.memory import database
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.events import FEEDBACK
-from tta.memory.fold import Change, State, UserState, apply
+from tta.memory.events import FEEDBACK, check
+from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
 from tta.protocols import Embedder
@@ -59,6 +61,7 @@ class Memory:
         self._index: MemoryIndex | ChromaIndex | None = None
         self._seq = 0
         self._behind: list[Change] = []
+        self._ready: dict[str, FloatArray] = {}
         self.state = State()
 
     @classmethod
@@ -97,6 +100,7 @@ class Memory:
         return memory
 
     def _start(self, flush_every: int) -> None:
+        self._pull()
         if self._server is None:
             self._server = self._journal.setting("index")
         else:
@@ -106,8 +110,7 @@ class Memory:
             self._index = self._open_index(self._embedder, flush_every)
             self._journal.set("embedder", self._embedder.id)
             self._journal.set("dim", str(self._embedder.dim))
-        self._pull()
-        self._reconcile()
+            self._reconcile_or_begin_anew()
 
     def _open_index(self, embedder: Embedder, flush_every: int) -> MemoryIndex | ChromaIndex:
         where = self._index_place()
@@ -130,7 +133,7 @@ class Memory:
     # ------------------------------------------------------------------------------ writing
 
     def record(self, event: Event) -> bool:
-        """Keep an ANSWERED event durably; False if it was there.
+        """Keep an ANSWERED event; False if it was there. On the disk with the next feedback.
 
         Raises InvalidText, InvalidSetting, ConflictingId and the store's errors.
         """
@@ -151,11 +154,17 @@ class Memory:
             raise InvalidSetting("Not a kind of feedback", value=event.kind)
         if event.kind is not EventKind.RULE and not event.response:
             raise InvalidSetting("Feedback names the response it is about", value=event)
+        check(event)
         with self._lock:
             self._pull()
-            if not self._journal.append(event):
-                return Learned(feedback=event.id, reason=self._why_known(event))
-            return _learned(event.id, self._pull()[event.id])
+            # Embedded first: an embedder that fails must not leave half of a feedback behind.
+            self._ready = self._embed(records_of(event))
+            try:
+                if not self._journal.append(event):
+                    return Learned(feedback=event.id, reason=self._why_known(event))
+                return _learned(event.id, self._pull()[event.id])
+            finally:
+                self._ready = {}
 
     def _why_known(self, event: Event) -> str:
         if event.id in self._user(event.user).undone:
@@ -196,20 +205,30 @@ class Memory:
         """
         with self._lock:
             self._pull()
-            place = self._index_place()
-            if self._index is not None or place is None or not _is_there(place):
-                gone = self._journal.erase(user)
-                if self._index is not None:
-                    self._index.drop(user)
-            else:
-                chroma = Chroma(place)
+            with self._chroma_for_forgetting() as chroma:
                 try:
                     gone = self._journal.erase(user)
-                    chroma.delete([collection_name(self._name(), user)])
                 finally:
-                    chroma.close()
-            self._pull()
+                    self._pull()
+                    if user not in self.state.users:
+                        self._drop(user, chroma)
             return gone
+
+    @contextmanager
+    def _chroma_for_forgetting(self) -> Iterator[Chroma | None]:
+        """Chroma, if vectors lie there and this memory has not opened its index."""
+        place = self._index_place()
+        if self._index is not None or place is None or not _is_there(place):
+            yield None
+            return
+        with closing(Chroma(place)) as chroma:
+            yield chroma
+
+    def _drop(self, user: str, chroma: Chroma | None) -> None:
+        if self._index is not None:
+            self._index.drop(user)
+        if chroma is not None:
+            chroma.delete([collection_name(self._name(), user)])
 
     def import_all(self, events: Sequence[Event]) -> int:
         """Append events of an export, all or none; how many were new.
@@ -238,10 +257,11 @@ class Memory:
             )
 
     def nearest(
-        self, vector: FloatArray, k: int, *, user: str, task: str, kind: RecordKind
+        self, vector: FloatArray, k: int, *, user: str, task: str | None, kind: RecordKind
     ) -> Sequence[tuple[Record, float]]:
         """The `k` records whose `request` is most similar (cosine), best first.
 
+        Of `task` and of ANY_TASK when one is named, else of all tasks.
         `vector`: unit length, shape (dim,). Exact up to 50,000 vectors of a user. Raises
         InvalidSetting if the memory was opened without an embedder.
         """
@@ -251,7 +271,10 @@ class Memory:
             found = self._need_index().search(user, vector, k, among=list(among))
             return tuple((among[name], score) for name, score in found)
 
-    def _of(self, user: str, task: str, kind: RecordKind) -> dict[str, Record]:
+    def _of(self, user: str, task: str | None, kind: RecordKind) -> dict[str, Record]:
+        if task is None:
+            every = self._user(user).records.values()
+            return {r.id: r for r in every if r.kind is kind}
         by, both = self._user(user).by, {task, ANY_TASK}
         lists = [by[name, kind] for name in both if by.get((name, kind))]
         if len(lists) <= 1:
@@ -268,11 +291,6 @@ class Memory:
         """The event of that id, from the journal."""
         with self._lock:
             return self._journal.get(event_id)
-
-    def answered(self, response: str) -> Event | None:
-        """The ANSWERED event of a response, from the journal."""
-        with self._lock:
-            return self._journal.answered(response)
 
     def events(self, user: str | None = None) -> Iterator[Event]:
         """The journal, oldest first; of one user when named."""
@@ -322,6 +340,9 @@ class Memory:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<Memory users={len(self.state.users)} events={self._seq}>"
+
     # ------------------------------------------------------------------- the journal's tail
 
     def _user(self, user: str) -> UserState:
@@ -358,13 +379,32 @@ class Memory:
         self._behind.clear()
 
     def _put(self, records: Sequence[Record]) -> None:
-        wanted = [record for record in records if record.kind in _WITH_VECTOR]
-        if not wanted or self._embedder is None or self._index is None:
-            return
-        vectors = self._embedder.embed([record.request for record in wanted])
-        for user in {record.user for record in wanted}:
-            rows = [i for i, record in enumerate(wanted) if record.user == user]
-            self._index.put(user, [wanted[i].id for i in rows], vectors[rows])
+        vectors = self._embed(records)
+        by_user: dict[str, list[Record]] = {}
+        for record in records:
+            if record.kind in _WITH_VECTOR:
+                by_user.setdefault(record.user, []).append(record)
+        for user, theirs in by_user.items():
+            rows = np.stack([vectors[record.request] for record in theirs])
+            self._need_index().put(user, [record.id for record in theirs], rows)
+
+    def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
+        """The vectors of the records' requests, by text; one call for those not at hand."""
+        texts = {record.request for record in records if record.kind in _WITH_VECTOR}
+        missing = sorted(texts - self._ready.keys())
+        if not missing or self._embedder is None:
+            return self._ready
+        return self._ready | dict(zip(missing, self._embedder.embed(missing), strict=True))
+
+    def _reconcile_or_begin_anew(self) -> None:
+        try:
+            self._reconcile()
+        except StoreError as problem:
+            if self._index is None or self._server is not None:
+                raise
+            _log.warning("The index is damaged (%s): it is made anew from the journal", problem)
+            self._index.reset()
+            self._reconcile()
 
     def _reconcile(self) -> int:
         """Make the index hold exactly the live records; how many records have a vector."""

@@ -242,7 +242,7 @@ def _silence() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     hub_silent, bars_shown = are_progress_bars_disabled(), bars.is_progress_bar_enabled()
     disable_progress_bars()
-    bars.disable_progress_bar()  # type: ignore[no-untyped-call]
+    bars.disable_progress_bar()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -253,4 +253,4 @@ def _silence() -> Iterator[None]:
         if not hub_silent:
             enable_progress_bars()
         if bars_shown:
-            bars.enable_progress_bar()  # type: ignore[no-untyped-call]
+            bars.enable_progress_bar()

@@ -33,6 +33,9 @@ wording has the same intent in 27 to 53 % of cases; above 0.9 hardly any two wor
 SAME_ANSWER_PENALTY = 0.1
 """How much nearer a demonstration must be for each one chosen before it with the same answer."""
 
+BORROW_THRESHOLD = 0.5
+"""Least cosine at which cases of other tasks are lent to an inferred task that has none."""
+
 _INDISTINCT = 0.999
 """Texts beyond this cosine may be one text to the embedder (it reads only their beginning)."""
 
@@ -71,14 +74,16 @@ class Recaller:
     def recall(self, request: Request, task: Task) -> Recall:
         """What bears on `request` in the scope (request.user, task.name).
 
-        One embedding call: the prompt and the task's pattern.
+        One embedding call: the prompt and, where there are notes to be found by it, the pattern.
         """
-        by_prompt, by_pattern = self._embedder.embed([request.prompt, task.pattern])
+        user, name = request.user, task.name
+        noted = self._notes and self._records.records(user=user, task=name, kind=RecordKind.NOTE)
+        vectors = self._embedder.embed([request.prompt, *([task.pattern] if noted else [])])
         return Recall(
-            rules=self._rules(request.user, task.name),
-            notes=self._recall_notes(by_pattern, request.user, task),
-            cases=self._recall_cases(by_prompt, request, task.name),
-            rejected=self._recall_rejected(by_prompt, request, task.name),
+            rules=self._rules(user, name),
+            notes=self._recall_notes(vectors[1], user, task) if noted else (),
+            cases=self._recall_cases(vectors[0], request, name),
+            rejected=self._recall_rejected(vectors[0], request, name),
         )
 
     def _rules(self, user: str, task: str) -> tuple[Recalled, ...]:
@@ -88,8 +93,6 @@ class Recaller:
 
     def _recall_notes(self, vector: FloatArray, user: str, task: Task) -> tuple[Recalled, ...]:
         """Newest note of each near pattern; a note on this very pattern stands alone."""
-        if not self._notes or not task.pattern:
-            return ()
         near = self._records.nearest(
             vector, self._voters, user=user, task=task.name, kind=RecordKind.NOTE
         )
@@ -106,7 +109,7 @@ class Recaller:
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
         """Demonstrations first, each part best first."""
-        pool = self._same_text_first(vector, request, task, RecordKind.CASE)
+        pool = self._near(vector, request, task, RecordKind.CASE)
         shown = _diverse(_newest_of_each_text(pool), request.prompt, self._demonstrations)
         chosen = {case.record.id for case in shown}
         rest = [case for case in pool if case.record.id not in chosen]
@@ -118,21 +121,31 @@ class Recaller:
     def _recall_rejected(
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
-        pool = self._same_text_first(vector, request, task, RecordKind.REJECTED)
+        pool = self._near(vector, request, task, RecordKind.REJECTED)
         return tuple(_in_channel(case, REJECTED) for case in pool)
 
-    def _same_text_first(
+    def _near(
         self, vector: FloatArray, request: Request, task: str, kind: RecordKind
+    ) -> list[Recalled]:
+        """Of the task; one that was inferred and has none borrows what is near from the others."""
+        own = self._same_text_first(vector, request, task, kind)
+        if own or request.task is not None:
+            return own
+        others = self._same_text_first(vector, request, None, kind)
+        return [other for other in others if other.score >= BORROW_THRESHOLD]
+
+    def _same_text_first(
+        self, vector: FloatArray, request: Request, task: str | None, kind: RecordKind
     ) -> list[Recalled]:
         """The nearest records; those of the very same text first, the newest leading."""
         if not self._voters:
             return []
-        scope = {"user": request.user, "task": task}
-        near = list(self._records.nearest(vector, self._voters, **scope, kind=kind))
+        user, found = request.user, self._records
+        near = list(found.nearest(vector, self._voters, user=user, task=task, kind=kind))
         if len(near) == self._voters and near[-1][1] > _INDISTINCT:
             # Long texts with one beginning crowd out the very text: look for it by name.
             known = {record.id for record, _ in near}
-            every = self._records.records(**scope, kind=kind)
+            every = found.records(user=user, task=task, kind=kind)
             near += [(r, 1.0) for r in every if r.request == request.prompt and r.id not in known]
         pool = _recalled(near, VOTE)
         same = [case for case in pool if case.record.request == request.prompt]

@@ -32,7 +32,7 @@ _SPANS = re.compile(
     re.VERBOSE,
 )
 _COLON = re.compile(r":(?=\s)")
-_MARKS = re.compile(rf"{MARK}(?:[\s,;.]*{MARK}(?!\w))+")
+_MARKS = re.compile(rf"{MARK}(?:[\s,;.]*{MARK})+")
 _SPACE = re.compile(r"\s+")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -47,10 +47,18 @@ def pattern(text: str) -> str:
 
     Method: MemPrompt keys its memory by the question without its arguments (Madaan et al. 2022).
     """
-    head = text[:MAX_CHARACTERS].lower()
-    body = _PARAGRAPH.sub(f" {MARK}", _FENCE.sub(MARK, head).strip())
-    masked = _squeeze(_content(_SPANS.sub(MARK, _squeeze(body))))
-    return _cut(masked if _LETTER.search(masked) else _squeeze(head))
+    line = _masked(text[:MAX_CHARACTERS].lower())
+    # A mask may bring together what forms another span; each round leaves less that is no mark.
+    while (again := _masked(line)) != line:
+        line = again
+    return line
+
+
+def _masked(text: str) -> str:
+    body = _FENCE.sub(MARK, text).strip()
+    first = _PARAGRAPH.sub(f" {MARK}", body)
+    lines = (_squeeze(_content(_SPANS.sub(MARK, _squeeze(part)))) for part in (first, body))
+    return _cut(next((line for line in lines if _LETTER.search(line)), _squeeze(text)))
 
 
 def _content(line: str) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -29,6 +31,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -47,7 +50,7 @@ CHATML = (
 VOCAB = 384
 """Wider than the tokenizer, as in most published models."""
 
-_SMALL = {
+_SMALL: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -102,7 +105,8 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
 def build(name: str) -> PreTrainedModel:
     """A model of `MODELS` with seeded weights, spread enough that its answers are not constant."""
     torch.manual_seed(0)
-    model = MODELS[name]().eval()
+    model = MODELS[name]()
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -169,7 +173,8 @@ def stories() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     path = Path(data).parent / "models" / "stories260k" if data else None
     if path is None or not path.is_dir():
         pytest.skip("TTA_DATA names no folder with models/stories260k beside it")
-    return (
-        AutoModelForCausalLM.from_pretrained(str(path)),
-        AutoTokenizer.from_pretrained(str(path)),
-    )
+    model = AutoModelForCausalLM.from_pretrained(str(path))
+    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    assert isinstance(model, PreTrainedModel)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return model, tokenizer

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tta.errors import InvalidSetting
 from tta.retrieval.embed import default_embedder
-from tta.retrieval.readers import KernelVote, Names, added, normalised, uniform
+from tta.retrieval.readers import KernelVote, Names, normalised, uniform
 from tta.types import Recalled, Record, RecordKind
 
 ANSWERS = ("a", "b", "c")
@@ -101,19 +101,6 @@ def test_nobody_voting_is_no_opinion() -> None:
 def test_a_bandwidth_or_prior_out_of_range_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting):
         KernelVote(**settings)
-
-
-def test_added_opinions_are_a_normalised_weighted_sum() -> None:
-    one, two = normalised(np.array([1.0, 0, 0])), normalised(np.array([0, 3.0, 0]))
-    assert added([(one, 2.0), (two, 1.0)]) == pytest.approx(normalised(np.array([2.0, 3, 0])))
-
-
-def test_an_opinion_without_weight_is_not_heard() -> None:
-    impossible = np.array([-np.inf, 0.0, -np.inf])
-    one = normalised(np.array([1.0, 0, 0]))
-    assert added([(one, 1.0), (impossible, 0.0)]) == pytest.approx(one)
-    with pytest.raises(InvalidSetting):
-        added([(one, 0.0)])
 
 
 def test_names_are_read_with_their_underscores_as_spaces_and_descriptions_first() -> None:

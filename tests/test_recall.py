@@ -38,7 +38,7 @@ class PlainRecords:
         ]
 
     def nearest(
-        self, vector: NDArray[np.floating], k: int, *, user: str, task: str, kind: RecordKind
+        self, vector: NDArray[np.floating], k: int, *, user: str, task: str | None, kind: RecordKind
     ) -> Sequence[tuple[Record, float]]:
         ours = self.records(user=user, task=task, kind=kind)
         if not ours:
@@ -70,8 +70,8 @@ def records() -> PlainRecords:
     return PlainRecords(MINILM)
 
 
-def ask(text: str, user: str = "ada") -> Request:
-    return Request(messages=(Message(role="user", content=text),), user=user)
+def ask(text: str, user: str = "ada", task: str | None = None) -> Request:
+    return Request(messages=(Message(role="user", content=text),), user=user, task=task)
 
 
 def bank(pattern: str = "where is my card?") -> Task:
@@ -92,13 +92,13 @@ def test_rules_of_the_task_and_of_all_tasks_come_oldest_first(records: PlainReco
     assert [r.score for r in recall.rules] == [1.0, 1.0]
 
 
-def test_nothing_of_another_user_or_task_is_recalled(records: PlainRecords) -> None:
+def test_nothing_of_another_user_or_than_the_named_task_is_recalled(records: PlainRecords) -> None:
     for kind in RecordKind:
         records.add(kind, "where is my card?", "x", user="eve", task="bank")
         records.add(kind, "where is my card?", "x", user="eve", task=ANY_TASK)
         records.add(kind, "where is my card?", "x", task="other")
-    recall = Recaller(records, MINILM).recall(ask("where is my card?"), bank())
-    assert recall.all == ()
+    named = ask("where is my card?", task="bank")
+    assert Recaller(records, MINILM).recall(named, bank()).all == ()
 
 
 def test_the_newest_note_on_a_pattern_wins(records: PlainRecords) -> None:
@@ -227,3 +227,15 @@ def test_cases_are_never_repeated_or_more_than_asked_for(
     assert len(shown) <= demonstrations
     assert list(cases[: len(shown)]) == shown
     assert len({c.record.request for c in shown}) == len(shown)
+
+
+def test_a_task_without_cases_borrows_near_ones_and_one_with_cases_does_not() -> None:
+    records = PlainRecords(MINILM)
+    lent = records.add(RecordKind.CASE, "Greet Ada.", "Dear Ada,", task="greet-ada")
+    records.add(RecordKind.CASE, "How do I cancel?", "In the app.", task="cancel")
+    recaller = Recaller(records, MINILM)
+    found = recaller.recall(ask("Greet Bob."), Task(name="greet-bob"))
+    assert [case.record for case in found.cases] == [lent]
+    own = records.add(RecordKind.CASE, "Greet Eve.", "Hi Eve!", task="greet-bob")
+    found = recaller.recall(ask("Greet Bob."), Task(name="greet-bob"))
+    assert [case.record for case in found.cases] == [own]

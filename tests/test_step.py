@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Literal
 
@@ -275,7 +275,7 @@ def test_an_unusable_output_is_refused_and_nothing_is_recorded(
 
 def test_bad_feedback_is_refused_and_nothing_is_recorded(chat: tta.Adapted) -> None:
     reply = chat(QUESTION)
-    for attempt in (
+    attempts: list[Callable[[], object]] = [
         lambda: reply.reward(1.5),
         lambda: reply.correct(""),
         lambda: reply.correct("\ud800"),
@@ -285,7 +285,8 @@ def test_bad_feedback_is_refused_and_nothing_is_recorded(chat: tta.Adapted) -> N
         lambda: reply.prefer(reply.text),
         lambda: reply.note(" "),
         lambda: chat.rule(""),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(errors.InputError):
             attempt()
     assert len(list(chat.memory.events())) == 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Callable
 from typing import Any
 
 import tta
@@ -41,12 +42,18 @@ def mixed_step(chat: tta.Adapted, r: random.Random) -> None:
     user, word = r.choice(["ada", "bob"]), r.choice(["kade", "lopi", "zumo", "tevi"])
     if r.random() < 0.6:
         reply = chat(f"{word} {r.randrange(9)}", user=user, output=["red", "blue"], task="t")
-        r.choice([reply.good, reply.bad, lambda: reply.correct("blue"), lambda: None])()
+        judge: list[Callable[[], object]] = [
+            reply.good,
+            reply.bad,
+            lambda: reply.correct("blue"),
+            lambda: None,
+        ]
+        r.choice(judge)()
         return
     reply = chat(
         f"Say {word}.", user=user, n=r.choice([1, 3]), max_new_tokens=6, seed=r.randrange(9)
     )
-    acts = [
+    acts: list[Callable[[], object]] = [
         reply.good,
         lambda: reply.correct(word),
         lambda: reply.note("say it twice"),

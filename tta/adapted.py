@@ -18,7 +18,6 @@ from tta.decoding import Decider, Decision, Output, load
 from tta.errors import InvalidSetting
 from tta.feedback import feedback_event
 from tta.memory import Memory
-from tta.micro import bundled
 from tta.protocols import Embedder, Model
 from tta.request import Prompt, check_name, make_request
 from tta.response import Response
@@ -352,7 +351,9 @@ def _load(
 ) -> Model | None:
     if model is None:
         return None
-    if model == "bundled":
+    if isinstance(model, str) and model == "bundled":
+        from tta.micro import bundled
+
         return load(*bundled())
     return load(model, tokenizer)
 

@@ -85,9 +85,10 @@ class Records(Protocol):
         """Live records of one user, oldest first; of `task` and of `ANY_TASK` when one is named."""
 
     def nearest(
-        self, vector: FloatArray, k: int, *, user: str, task: str, kind: RecordKind
+        self, vector: FloatArray, k: int, *, user: str, task: str | None, kind: RecordKind
     ) -> Sequence[tuple[Record, float]]:
-        """The `k` records whose `request` is most similar, best first, with the cosine."""
+        """The `k` records whose `request` is most similar, best first, with the cosine; of `task`
+        and of `ANY_TASK` when one is named, else of all tasks."""
 
 
 class Patterns(Protocol):
@@ -109,9 +110,17 @@ class Votes(Protocol):
     """An expert over remembered cases."""
 
     def opinion(
-        self, answers: Sequence[str], *, cases: Sequence[Recalled], rejected: Sequence[Recalled]
+        self,
+        answers: Sequence[str],
+        *,
+        cases: Sequence[Recalled],
+        rejected: Sequence[Recalled],
+        prior: FloatArray | None,
     ) -> FloatArray:
-        """Log-probability (nats) of each answer, shape (len(answers),); sums to 1 in exp."""
+        """Log-probability (nats) of each answer, shape (len(answers),); sums to 1 in exp.
+
+        `prior`: log-probabilities to start from, uniform when None.
+        """
 
 
 class Names(Protocol):
@@ -133,7 +142,7 @@ class Journal(Protocol):
     """Append-only events."""
 
     def append(self, event: Event) -> bool:
-        """Write durably; False if this very event was there already."""
+        """Write, feedback durably; False if this very event was there already."""
 
     def since(self, seq: int, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
         """(sequence number, event) after `seq`, in order."""

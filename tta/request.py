@@ -97,7 +97,8 @@ def _messages(prompt: Prompt) -> tuple[Message, ...]:
         raise InvalidText(
             f"prompt must be a str or a non-empty list of messages, was {prompt!r}", value=prompt
         )
-    messages = tuple(_message(i, m) for i, m in enumerate(prompt))
+    given: Sequence[object] = prompt
+    messages = tuple(_message(i, m) for i, m in enumerate(given))
     if messages[-1].role != "user":
         raise InvalidText(
             f"the last message must be the user's, was {messages[-1].role!r}",
@@ -106,7 +107,7 @@ def _messages(prompt: Prompt) -> tuple[Message, ...]:
     return messages
 
 
-def _message(i: int, message: Message | Mapping[str, str]) -> Message:
+def _message(i: int, message: object) -> Message:
     if isinstance(message, Mapping):
         if set(message) != {"role", "content"}:
             raise InvalidText(

@@ -1,6 +1,6 @@
 """For the tests of those who build on tta: parts that are real, small and deterministic.
 
-Nothing here is a mock: `WordEmbedder` really embeds, only with less sense than a trained model.
+Nothing here is a mock: `HashEmbedder` really embeds, only with less sense than a trained model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"\w+")
 
 
-class WordEmbedder:
+class HashEmbedder:
     """A hashed bag of words: texts that share words are near, the same text is always the same.
 
     Feature hashing with signs (Weinberger et al., 2009); a text without words is one fixed vector.

@@ -1,0 +1,90 @@
+"""Events and a look at a memory's insides, for the tests of `tta.memory`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tta.memory import Memory
+from tta.memory.fold import State, fold
+from tta.memory.index import ChromaIndex, MemoryIndex
+from tta.types import Event, EventKind, Json, RecordKind
+
+
+def answered(
+    response: str = "r1",
+    *,
+    user: str = "ada",
+    task: str = "t",
+    request: str = "Where is my parcel?",
+    answer: str = "No idea.",
+    pattern: str = "where is my ...",
+) -> Event:
+    body = {"request": request, "pattern": pattern, "answer": answer}
+    return Event(
+        kind=EventKind.ANSWERED, user=user, task=task, response=response, id=response, body=body
+    )
+
+
+def feedback(kind: EventKind, about: Event, id: str, **said: Json) -> Event:
+    about_body = {key: about.body[key] for key in ("request", "pattern", "answer")}
+    return Event(
+        kind=kind,
+        user=about.user,
+        task=about.task,
+        response=about.response,
+        id=id,
+        body={**about_body, **said},
+    )
+
+
+def correction(about: Event, text: str, id: str = "c1") -> Event:
+    return feedback(EventKind.CORRECTION, about, id, text=text)
+
+
+def rating(about: Event, value: float, id: str = "g1") -> Event:
+    return feedback(EventKind.RATING, about, id, value=value)
+
+
+def note(about: Event, text: str, id: str = "n1") -> Event:
+    return feedback(EventKind.NOTE, about, id, text=text)
+
+
+def preference(about: Event, chosen: str, rejected: str, id: str = "p1") -> Event:
+    return feedback(EventKind.PREFERENCE, about, id, chosen=chosen, rejected=rejected)
+
+
+def edit(about: Event, result: str, id: str = "e1") -> Event:
+    return feedback(EventKind.EDIT, about, id, start=0, stop=1, text="", result=result)
+
+
+def rule(text: str, *, user: str = "ada", task: str = "", id: str = "rule1") -> Event:
+    return Event(kind=EventKind.RULE, user=user, task=task, id=id, body={"text": text})
+
+
+def undone(id: str, *, user: str = "ada") -> Event:
+    return Event(kind=EventKind.UNDONE, user=user, body={"feedback": id})
+
+
+def ordered(state: State) -> dict[str, list[str]]:
+    """What equality of dicts does not compare: in which order records are live."""
+    return {name: list(user.records) for name, user in state.users.items()}
+
+
+def assert_consistent(memory: Memory) -> None:
+    """The live state is the fold of the journal, and the index holds what is live."""
+    again = fold(memory.events())
+    assert memory.state == again
+    assert ordered(memory.state) == ordered(again)
+    index = memory._index
+    if index is None:
+        return
+    assert isinstance(index, ChromaIndex | MemoryIndex)
+    for user in memory.users():
+        live = {r.id for r in memory.records(user=user) if r.kind is not RecordKind.RULE}
+        assert set(index.known(user)) == live
+
+
+def files_holding(folder: Path, needle: bytes) -> list[Path]:
+    """The files below a folder in which the bytes occur."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in paths if needle in path.read_bytes()]

@@ -1,0 +1,158 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tta.decoding import HFModel, choices, load
+from tta.decoding.engine import Prefix, log_probabilities
+from tta.errors import InvalidOutput, PromptTooLong
+from tta.types import Message, Prompt
+
+ASK = (
+    Message(role="system", content="Name the intent."),
+    Message(role="user", content="Where is my parcel?"),
+)
+ANSWERS = ["card lost", "card", "refund wanted please", "yes", "tracking number ABC-123"]
+
+
+def one_at_a_time(model: HFModel, prompt: Prompt, answer: str, ends: tuple[int, ...]) -> float:
+    """The definition: one sequence, one forward pass, no cache, no padding."""
+    ids = model.template.encode_answer(answer)
+    with torch.no_grad():
+        out = model.model(input_ids=torch.tensor([[*prompt.ids, *ids]]), use_cache=False)
+    logp = out.logits[0].double().log_softmax(-1)[len(prompt.ids) - 1 :]
+    words = sum(float(logp[t, token]) for t, token in enumerate(ids))
+    return words + (float(logp[len(ids), list(ends)].logsumexp(0)) if ends else 0.0)
+
+
+def test_choosing_equals_one_sequence_at_a_time_for_every_architecture(
+    any_model: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(any_model, chat_tokenizer)
+    prompt = model.render(ASK)
+    scores, cost = model.choose(prompt, ANSWERS)
+    expected = [one_at_a_time(model, prompt, answer, model.end_ids) for answer in ANSWERS]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    answer_tokens = sum(len(model.template.encode_answer(answer)) for answer in ANSWERS)
+    assert (cost.prefilled, cost.passes, cost.drawn) == (len(prompt.ids) + answer_tokens, 2, 0)
+
+
+def test_choosing_in_small_chunks_changes_nothing(
+    tiny_lfm2: PreTrainedModel,
+    chat_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = load(tiny_lfm2, chat_tokenizer)
+    prompt = model.render(ASK)
+    whole, _ = model.choose(prompt, ANSWERS)
+    monkeypatch.setattr(choices, "TOKENS_PER_PASS", 1)
+    single, cost = model.choose(prompt, ANSWERS)
+    np.testing.assert_allclose(whole, single, atol=1e-5)
+    assert cost.passes == 1 + len(ANSWERS)
+
+
+def test_answers_of_like_length_share_a_pass_and_little_is_padded() -> None:
+    lengths = [3, 40, 4, 41, 3, 5, *([4] * 40)]
+    fed = [[1] * n for n in lengths]
+    chunks = list(choices._chunks(fed, 100))
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(len(fed)))
+    assert sorted(chunks[0]) == [1, 3]
+    assert len(chunks) == 2
+
+
+def test_a_trained_model_is_scored_exactly_in_the_plain_format(
+    stories: tuple[PreTrainedModel, PreTrainedTokenizerFast],
+) -> None:
+    model = load(*stories)
+    prompt = model.render(ASK)
+    answers = ["a little girl", "a little", "zebra"]
+    scores, _ = model.choose(prompt, answers)
+    line_break = model.template.encode("\n")
+    ends = model.end_ids + (line_break if len(line_break) == 1 else ())
+    expected = [one_at_a_time(model, prompt, answer, ends) for answer in answers]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert scores.argmax() != 2
+
+
+def test_the_probabilities_of_all_answers_sum_to_one(tiny_llama: PreTrainedModel) -> None:
+    """Of one token, first; then, of one token, what ends there and what goes on."""
+    prefix = Prefix(tiny_llama, [5, 6, 7])
+    end, words = 0, list(range(1, 384))
+    single, _, _ = choices.score(prefix, [[w] for w in words], [end])
+    reached, _, _ = choices.score(prefix, [[w] for w in words], [])
+    at_once = math.exp(log_probabilities(prefix.logits)[0][end])
+    assert at_once + np.exp(reached).sum() == pytest.approx(1.0, abs=1e-5)
+    pairs = [[3, w] for w in words]
+    longer, _, _ = choices.score(prefix, pairs, [])
+    assert np.exp(longer).sum() + math.exp(single[2]) == pytest.approx(
+        math.exp(reached[2]), rel=1e-4
+    )
+
+
+def test_an_answer_that_begins_another_is_not_favoured_for_being_shorter(
+    tiny_llama: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(tiny_llama, chat_tokenizer)
+    prompt = model.render(ASK)
+    scores, _ = model.choose(prompt, ["card", "card lost", "card stolen"])
+    ids = model.template.encode_answer("card")
+    stem, _, _ = choices.score(Prefix(model.model, prompt.ids), [ids], [])
+    assert np.exp(scores).sum() < math.exp(stem[0])
+
+
+def test_a_model_without_any_end_leaves_it_out(
+    tiny_llama: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(tiny_llama, chat_tokenizer)
+    prompt = model.render(ASK)
+    ids = [model.template.encode_answer(answer) for answer in ANSWERS]
+    scores, tokens, _ = choices.score(Prefix(model.model, prompt.ids), ids, [])
+    expected = [one_at_a_time(model, prompt, answer, ()) for answer in ANSWERS]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert tokens == sum(len(i) - 1 for i in ids)
+
+
+def test_scores_do_not_depend_on_the_other_answers_or_their_order(
+    tiny_lfm2: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(tiny_lfm2, chat_tokenizer)
+    prompt = model.render(ASK)
+    by_answer = dict(zip(ANSWERS, model.choose(prompt, ANSWERS)[0], strict=True))
+    for order in itertools.permutations(ANSWERS[:3]):
+        scores, _ = model.choose(prompt, order)
+        np.testing.assert_allclose(scores, [by_answer[a] for a in order], atol=1e-5)
+
+
+@pytest.mark.parametrize("answers", [[], ["yes", "no", "yes"], ["yes", ""]])
+def test_no_answers_empty_answers_and_duplicates_are_refused(
+    answers: list[str], tiny_llama: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(tiny_llama, chat_tokenizer)
+    with pytest.raises(InvalidOutput):
+        model.choose(model.render(ASK), answers)
+
+
+def test_an_answer_that_the_tokenizer_cannot_write_is_refused(tiny_llama: PreTrainedModel) -> None:
+    from tokenizers import Tokenizer, models
+
+    letters = {letter: i for i, letter in enumerate(["<end>", *"yesno"])}
+    backend = Tokenizer(models.BPE(vocab=letters, merges=[]))  # drops what it does not know
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    model = load(tiny_llama, tokenizer)
+    model.choose(Prompt(text="y", ids=(2,)), ["yes", "no"])
+    with pytest.raises(InvalidOutput, match="BAD"):
+        model.choose(Prompt(text="y", ids=(2,)), ["yes", "BAD"])
+
+
+def test_an_answer_that_does_not_fit_behind_the_prompt_is_refused(
+    tiny_llama: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(tiny_llama, chat_tokenizer)
+    prompt = Prompt(text="", ids=(5,) * 255)
+    model.choose(prompt, ["y"])
+    with pytest.raises(PromptTooLong) as caught:
+        model.choose(prompt, ["tracking number"])
+    assert caught.value.value == 255

@@ -1,0 +1,255 @@
+"""What feedback adds up to: which record is made, which replaces which, and exact undo."""
+
+import pytest
+from memories import (
+    answered,
+    correction,
+    edit,
+    note,
+    ordered,
+    preference,
+    rating,
+    rule,
+    undone,
+)
+
+from tta.memory.fold import State, apply, fold
+from tta.types import Event, EventKind, Record, RecordKind
+
+ASKED = answered("r1", answer="No idea.")
+
+
+def live(*events: Event, user: str = "ada") -> list[tuple[str, str, str]]:
+    """(kind, answer, record id) of what is live, oldest first."""
+    state = fold(events).users.get(user)
+    return [] if state is None else [(r.kind, r.answer, r.id) for r in state.records.values()]
+
+
+def test_an_answer_alone_teaches_its_pattern_and_no_record() -> None:
+    state = fold([ASKED]).users["ada"]
+    assert state.patterns == {"where is my ...": "t"}
+    assert state.records == {}
+
+
+def test_patterns_are_oldest_first_and_know_their_newest_task() -> None:
+    events = [
+        answered("r1", pattern="b", task="one"),
+        answered("r2", pattern="a", task="two"),
+        answered("r3", pattern="b", task="three"),
+    ]
+    assert list(fold(events).users["ada"].patterns.items()) == [("b", "three"), ("a", "two")]
+
+
+def test_a_correction_is_a_case_and_refuses_what_was_said() -> None:
+    assert live(ASKED, correction(ASKED, "Ask.")) == [
+        ("case", "Ask.", "c1+"),
+        ("rejected", "No idea.", "c1-"),
+    ]
+
+
+def test_a_correction_that_repeats_what_was_said_refuses_nothing() -> None:
+    assert live(ASKED, correction(ASKED, "No idea. ")) == [("case", "No idea. ", "c1+")]
+
+
+def test_a_correction_of_an_empty_answer_refuses_nothing() -> None:
+    empty = answered(answer="")
+    assert live(empty, correction(empty, "Ask.")) == [("case", "Ask.", "c1+")]
+
+
+def test_a_record_says_where_it_came_from() -> None:
+    event = correction(ASKED, "Ask.")
+    assert fold([ASKED, event]).users["ada"].records["c1+"] == Record(
+        id="c1+",
+        kind=RecordKind.CASE,
+        user="ada",
+        task="t",
+        request="Where is my parcel?",
+        answer="Ask.",
+        source="c1",
+        created=event.time,
+    )
+
+
+def test_an_edit_is_a_correction_to_its_result() -> None:
+    assert live(ASKED, edit(ASKED, "Some idea.")) == [
+        ("case", "Some idea.", "e1+"),
+        ("rejected", "No idea.", "e1-"),
+    ]
+
+
+def test_a_preference_accepts_one_and_refuses_the_other() -> None:
+    assert live(ASKED, preference(ASKED, "A", "B")) == [
+        ("case", "A", "p1+"),
+        ("rejected", "B", "p1-"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [(1.0, ("case", 1.0)), (0.25, ("case", 0.25)), (-0.5, ("rejected", 0.5)), (0.0, None)],
+)
+def test_a_reward_is_a_case_or_a_refusal_by_its_sign(
+    value: float, made: tuple[str, float] | None
+) -> None:
+    records = fold([ASKED, rating(ASKED, value)]).users["ada"].records.values()
+    assert [(r.kind, r.weight) for r in records] == ([] if made is None else [made])
+
+
+def test_the_newest_note_on_a_pattern_wins() -> None:
+    other = answered("r2", pattern="what is ...")
+    events = [
+        ASKED,
+        other,
+        note(ASKED, "one", "n1"),
+        note(other, "x", "n2"),
+        note(ASKED, "two", "n3"),
+    ]
+    assert live(*events) == [("note", "x", "n2?"), ("note", "two", "n3?")]
+
+
+def test_a_note_is_found_by_its_pattern() -> None:
+    records = fold([ASKED, note(ASKED, "one")]).users["ada"].records
+    assert records["n1?"].request == "where is my ..."
+
+
+def test_the_same_rule_again_is_one_rule_and_others_stand_beside_it() -> None:
+    events = [
+        rule("Be brief.", id="a"),
+        rule("Be kind.", id="b"),
+        rule("Be brief.", id="c", task="t"),
+        rule("Be brief.", id="d"),
+    ]
+    assert [id for _, _, id in live(*events)] == ["b!", "c!", "d!"]
+
+
+def test_a_request_has_one_accepted_answer_the_newest() -> None:
+    first, second = correction(ASKED, "Ask.", "c1"), correction(ASKED, "Wait.", "c2")
+    assert live(ASKED, first, second) == [("case", "Wait.", "c2+"), ("rejected", "No idea.", "c2-")]
+
+
+def test_an_answer_refused_and_then_accepted_is_accepted() -> None:
+    assert live(ASKED, rating(ASKED, -1, "a"), rating(ASKED, 1, "b")) == [
+        ("case", "No idea.", "b+")
+    ]
+
+
+def test_an_answer_accepted_and_then_refused_is_refused() -> None:
+    assert live(ASKED, rating(ASKED, 1, "a"), rating(ASKED, -1, "b")) == [
+        ("rejected", "No idea.", "b-")
+    ]
+
+
+def test_an_answer_refused_twice_is_refused_once() -> None:
+    assert live(ASKED, rating(ASKED, -1, "a"), rating(ASKED, -0.5, "b")) == [
+        ("rejected", "No idea.", "b-")
+    ]
+
+
+def test_the_same_request_in_another_task_is_another_request() -> None:
+    other = answered("r2", task="u")
+    assert live(ASKED, other, correction(ASKED, "A", "a"), correction(other, "B", "b")) == [
+        ("case", "A", "a+"),
+        ("rejected", "No idea.", "a-"),
+        ("case", "B", "b+"),
+        ("rejected", "No idea.", "b-"),
+    ]
+
+
+def test_users_do_not_replace_each_others_records() -> None:
+    bobs = answered("r2", user="bob")
+    events = [ASKED, bobs, correction(ASKED, "A", "a"), correction(bobs, "B", "b")]
+    assert [a for _, a, _ in live(*events)] == ["A", "No idea."]
+    assert [a for _, a, _ in live(*events, user="bob")] == ["B", "No idea."]
+
+
+# --------------------------------------------------------------------------------- undo
+
+HISTORIES = {
+    "a correction": [correction(ASKED, "A", "x")],
+    "a correction over a correction": [correction(ASKED, "A", "a"), correction(ASKED, "B", "x")],
+    "a correction under a correction": [correction(ASKED, "A", "x"), correction(ASKED, "B", "b")],
+    "a refusal of what was accepted": [rating(ASKED, 1, "a"), rating(ASKED, -1, "x")],
+    "an acceptance of what was refused": [rating(ASKED, -1, "a"), rating(ASKED, 1, "x")],
+    "the middle of three": [
+        correction(ASKED, "A", "a"),
+        preference(ASKED, "B", "A", "x"),
+        correction(ASKED, "A", "c"),
+    ],
+    "a note over a note": [note(ASKED, "one", "a"), note(ASKED, "two", "x")],
+    "a rule said again": [rule("Be kind.", id="a"), rule("No.", id="b"), rule("Be kind.", id="x")],
+    "a reward of nothing": [rating(ASKED, 0, "x")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_undo_is_as_if_the_feedback_had_never_been_given(name: str) -> None:
+    history = HISTORIES[name]
+    without = fold([ASKED, *(e for e in history if e.id != "x")])
+    undo = fold([ASKED, *history, undone("x")])
+    ada = undo.users["ada"]
+    assert ada.records == without.users["ada"].records
+    assert ordered(undo) == ordered(without)
+    assert ada.made == without.users["ada"].made
+    assert ada.undone == {"x"}
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_undo_reports_what_it_brought_back_and_took_away(name: str) -> None:
+    state = fold([ASKED, *HISTORIES[name]])
+    before = dict(state.users["ada"].records)
+    change = apply(state, undone("x"))
+    assert {r.id for r in change.removed} <= before.keys()
+    for record in change.removed:
+        del before[record.id]
+    before.update({r.id: r for r in change.added})
+    assert before == state.users["ada"].records
+
+
+def test_undo_twice_is_undo_once() -> None:
+    once = fold([ASKED, correction(ASKED, "A"), undone("c1")])
+    twice = fold([ASKED, correction(ASKED, "A"), undone("c1"), undone("c1")])
+    once.users["ada"].counts[EventKind.UNDONE] += 1
+    assert once == twice
+
+
+def test_an_undo_can_not_be_undone() -> None:
+    first = undone("c1")
+    assert live(ASKED, correction(ASKED, "A"), first, undone(first.id)) == []
+
+
+def test_undoing_another_users_feedback_changes_nothing() -> None:
+    assert len(live(ASKED, correction(ASKED, "A"), undone("c1", user="bob"))) == 2
+
+
+def test_forgetting_empties_one_user_and_no_other() -> None:
+    bobs = answered("r2", user="bob")
+    his = [bobs, correction(bobs, "B", "b")]
+    forgotten = Event(kind=EventKind.FORGOTTEN, user="ada", body={"events": 2})
+    state = fold([ASKED, correction(ASKED, "A", "a"), *his, forgotten])
+    assert list(state.users) == ["bob"]
+    assert state == fold(his)
+
+
+def test_what_is_learned_after_forgetting_is_kept() -> None:
+    forgotten = Event(kind=EventKind.FORGOTTEN, user="ada", body={"events": 2})
+    assert [a for _, a, _ in live(ASKED, correction(ASKED, "A"), forgotten, rule("Be brief."))] == [
+        "Be brief."
+    ]
+
+
+def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
+    events = [
+        ASKED,
+        rating(ASKED, 1),
+        correction(ASKED, "A"),
+        edit(ASKED, "B"),
+        preference(ASKED, "A", "B"),
+        note(ASKED, "n"),
+        rule("r"),
+        undone("c1"),
+        Event(kind=EventKind.FORGOTTEN, user="ada"),
+    ]
+    assert {e.kind for e in events} == set(EventKind)
+    state = State()
+    assert all(apply(state, event).reason for event in events)
+    assert state == State()

@@ -1,0 +1,272 @@
+"""Vectors in RAM and in a real Chroma: exact search, durability, and files that forget."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from memories import files_holding
+from numpy.typing import NDArray
+
+from tta import errors
+from tta.memory.index import ChromaIndex, MemoryIndex
+
+DIM = 32
+
+
+def vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+    lengths: NDArray[np.float32] = np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn / lengths
+
+
+def ids(count: int, start: int = 0) -> list[str]:
+    return [f"id{i}" for i in range(start, start + count)]
+
+
+def chroma(
+    folder: Path, *, embedder: str = "e", flush_every: int = 8, ram_limit: int = 1000
+) -> ChromaIndex:
+    return ChromaIndex(
+        folder / "index",
+        memory="m",
+        embedder=embedder,
+        dim=DIM,
+        flush_every=flush_every,
+        ram_limit=ram_limit,
+    )
+
+
+@pytest.fixture(params=["ram", "chroma", "chroma beyond its limit in RAM"])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryIndex | ChromaIndex]:
+    made: MemoryIndex | ChromaIndex
+    if request.param == "ram":
+        made = MemoryIndex(DIM)
+    else:
+        made = chroma(tmp_path, ram_limit=10 if "limit" in request.param else 1000)
+    yield made
+    made.close()
+
+
+def test_the_nearest_are_found_best_first(index: MemoryIndex | ChromaIndex) -> None:
+    held = vectors(50)
+    index.put("ada", ids(50), held)
+    found = index.search("ada", held[7], 5)
+    best = np.argsort(-(held @ held[7]))[:5]
+    assert [name for name, _ in found] == [f"id{i}" for i in best]
+    assert [score for _, score in found] == pytest.approx((held @ held[7])[best], abs=1e-5)
+
+
+def test_only_among_the_given_ids_is_searched(index: MemoryIndex | ChromaIndex) -> None:
+    held = vectors(50)
+    index.put("ada", ids(50), held)
+    found = index.search("ada", held[7], 3, among=["id1", "id2", "id3", "unknown"])
+    assert {name for name, _ in found} == {"id1", "id2", "id3"}
+    assert len(index.search("ada", held[7], 3, among=[])) == 0
+    assert len(index.search("ada", held[7], 0)) == 0
+
+
+def test_a_user_finds_only_what_is_theirs(index: MemoryIndex | ChromaIndex) -> None:
+    held = vectors(30)
+    index.put("ada", ["a"], held[:1])
+    index.put("bob", ids(30), held)
+    assert [name for name, _ in index.search("ada", held[5], 10)] == ["a"]
+    assert len(index.search("eve", held[5], 10)) == 0
+    assert list(index.known("eve")) == []
+
+
+def test_what_is_removed_is_not_found_and_the_rest_is(index: MemoryIndex | ChromaIndex) -> None:
+    held = vectors(50)
+    index.put("ada", ids(50), held)
+    index.remove("ada", ["id7", "id49", "never there"])
+    assert set(index.known("ada")) == set(ids(50)) - {"id7", "id49"}
+    for i in (0, 8, 48):
+        assert index.search("ada", held[i], 1)[0][0] == f"id{i}"
+    assert "id7" not in [name for name, _ in index.search("ada", held[7], 48)]
+
+
+def test_a_new_vector_of_a_known_id_replaces_the_old(index: MemoryIndex | ChromaIndex) -> None:
+    held = vectors(30)
+    index.put("ada", ids(20), held[:20])
+    index.put("ada", ["id3"], held[25:26])
+    name, score = index.search("ada", held[25], 1)[0]
+    assert (name, score > 0.9999) == ("id3", True)
+    assert len(index.known("ada")) == 20
+
+
+def test_a_dropped_user_is_gone_and_may_come_back(index: MemoryIndex | ChromaIndex) -> None:
+    held = vectors(30)
+    index.put("ada", ids(20), held[:20])
+    index.put("bob", ids(20), held[:20])
+    index.drop("ada")
+    index.drop("never seen")
+    assert list(index.known("ada")) == []
+    assert len(index.search("bob", held[0], 3)) == 3
+    index.put("ada", ["new"], held[:1])
+    assert [name for name, _ in index.search("ada", held[0], 3)] == ["new"]
+
+
+def test_keeping_some_users_drops_the_others(index: MemoryIndex | ChromaIndex) -> None:
+    for user in ("ada", "bob"):
+        index.put(user, ids(20), vectors(20))
+    index.flush()
+    index.keep(["bob"])
+    if isinstance(index, ChromaIndex):
+        index.release("ada")
+    assert list(index.known("ada")) == []
+    assert len(index.known("bob")) == 20
+
+
+def test_the_search_does_not_depend_on_what_was_removed_before() -> None:
+    held = vectors(200)
+    plain, shuffled = MemoryIndex(DIM), MemoryIndex(DIM)
+    plain.put("ada", ids(100, 100), held[100:])
+    shuffled.put("ada", ids(200), held)
+    shuffled.remove("ada", ids(100))
+    among = ids(100, 100)
+    assert plain.search("ada", held[0], 100, among=among) == shuffled.search(
+        "ada", held[0], 100, among=among
+    )
+
+
+# ------------------------------------------------------------------------- Chroma's files
+
+
+def test_vectors_are_exactly_the_same_after_reopening(tmp_path: Path) -> None:
+    held = vectors(30)
+    with_all = chroma(tmp_path)
+    with_all.put("ada", ids(30), held)
+    before = with_all.search("ada", held[3], 30)
+    with_all.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(30))
+    assert sorted(again.search("ada", held[3], 30)) == sorted(before)
+    again.close()
+
+
+def test_removals_are_durable_too(tmp_path: Path) -> None:
+    index = chroma(tmp_path)
+    index.put("ada", ids(30), vectors(30))
+    index.remove("ada", ids(10))
+    index.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(20, 10))
+    again.close()
+
+
+def test_more_than_a_page_is_read_back(tmp_path: Path) -> None:
+    index = chroma(tmp_path, ram_limit=10_000)
+    index.put("ada", ids(2500), vectors(2500))
+    index.close()
+    again = chroma(tmp_path, ram_limit=10_000)
+    assert len(again.known("ada")) == 2500
+    assert again.search("ada", vectors(2500)[2400], 1)[0][0] == "id2400"
+    again.close()
+
+
+def test_writes_are_batched(tmp_path: Path) -> None:
+    index = chroma(tmp_path, flush_every=8)
+    name = index._name("ada")
+    index.put("ada", ids(7), vectors(7))
+    assert list(index._client.read(name)) == []
+    index.put("ada", ["id7"], vectors(1))
+    assert len(next(index._client.read(name))[0]) == 8
+    index.close()
+
+
+def test_dropping_a_user_leaves_no_byte_of_their_vectors(tmp_path: Path) -> None:
+    # More than a thousand: Chroma then also writes its HNSW files.
+    adas, bobs = vectors(2200, seed=1), vectors(50, seed=2)
+    index = chroma(tmp_path, ram_limit=10_000)
+    for start in range(0, 2200, 50):
+        index.put("ada", ids(50, start), adas[start : start + 50])
+    index.put("bob", ids(50), bobs)
+    index.flush()
+    probes = [adas[i].tobytes() for i in (0, 500, 1500, 2199)]
+    assert any(files_holding(tmp_path, probe) for probe in probes)
+    index.drop("ada")
+    for probe in probes:
+        assert files_holding(tmp_path, probe) == []
+    assert files_holding(tmp_path, bobs[3].tobytes())
+    assert index.search("bob", bobs[3], 1)[0][0] == "id3"
+    index.close()
+
+
+def test_a_scrubbing_that_was_cut_off_is_finished_at_the_next_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = vectors(20)
+    index = chroma(tmp_path)
+    index.put("ada", ids(20), held)
+    index.flush()
+
+    def killed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tta.memory.chroma.scrub", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.drop("ada")
+    index.close()
+    assert any(files_holding(tmp_path, row.tobytes()) for row in held)
+    chroma(tmp_path).close()
+    assert not any(files_holding(tmp_path, row.tobytes()) for row in held)
+
+
+def test_no_text_reaches_the_index_not_even_the_users_name(tmp_path: Path) -> None:
+    index = chroma(tmp_path)
+    index.put("ada lovelace", ids(20), vectors(20))
+    index.close()
+    assert files_holding(tmp_path, b"lovelace") == []
+
+
+def test_a_second_opening_of_the_embedded_index_names_the_way_out(tmp_path: Path) -> None:
+    first = chroma(tmp_path)
+    with pytest.raises(errors.IndexInUse, match=r"chroma run.*index=.*--index"):
+        chroma(tmp_path)
+    first.close()
+    chroma(tmp_path).close()
+
+
+def test_another_embedder_empties_the_index_loudly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = chroma(tmp_path, embedder="old")
+    first.put("ada", ids(20), vectors(20))
+    first.close()
+    with caplog.at_level(logging.WARNING):
+        second = chroma(tmp_path, embedder="new")
+    assert "old" in caplog.text
+    assert "new" in caplog.text
+    assert list(second.known("ada")) == []
+    second.close()
+
+
+def test_a_damaged_index_is_begun_anew_loudly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = chroma(tmp_path)
+    first.put("ada", ids(20), vectors(20))
+    first.close()
+    (tmp_path / "index" / "chroma.sqlite3").write_bytes(b"no database" * 1000)
+    with caplog.at_level(logging.WARNING):
+        second = chroma(tmp_path)
+    assert "damaged" in caplog.text
+    assert list(second.known("ada")) == []
+    second.put("ada", ids(20), vectors(20))
+    assert len(second.search("ada", vectors(1)[0], 3)) == 3
+    second.close()
+
+
+def test_a_closed_index_says_so(tmp_path: Path) -> None:
+    index = chroma(tmp_path)
+    index.close()
+    index.close()
+    with pytest.raises(errors.StoreClosed):
+        index.put("ada", ids(1), vectors(1))
+
+
+def test_no_server_there_is_named() -> None:
+    with pytest.raises(errors.StoreError, match="chroma run"):
+        ChromaIndex("http://127.0.0.1:9", memory="m", embedder="e", dim=DIM)

@@ -1,0 +1,450 @@
+"""The memory as a step sees it, with real SQLite and real Chroma on disk."""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from memories import (
+    answered,
+    assert_consistent,
+    correction,
+    edit,
+    files_holding,
+    note,
+    preference,
+    rating,
+    rule,
+)
+
+from tta import errors
+from tta.memory import Memory
+from tta.protocols import Patterns, Records
+from tta.testing import HashEmbedder
+from tta.types import Event, EventKind, RecordKind
+
+EMBED = HashEmbedder()
+
+
+@pytest.fixture(params=["in RAM", "in a folder", "behind a URL"])
+def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memory]:
+    places = {
+        "in RAM": None,
+        "in a folder": tmp_path / "m.tta",
+        "behind a URL": f"sqlite:///{tmp_path / 'shared.sqlite'}",
+    }
+    with Memory.open(places[request.param], embedder=EMBED) as memory:
+        yield memory
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "m.tta"
+
+
+def teach(memory: Memory, number: int = 1, *, user: str = "ada", text: str = "Ask.") -> Event:
+    """One answer and its correction."""
+    about = answered(f"{user}{number}", user=user, request=f"question number {number}")
+    memory.record(about)
+    memory.learn(correction(about, text, f"c-{user}{number}"))
+    return about
+
+
+def near(memory: Memory, text: str, *, user: str = "ada", k: int = 1) -> list[str]:
+    """The answers of the nearest cases."""
+    vector = EMBED.embed([text])[0]
+    found = memory.nearest(vector, k, user=user, task="t", kind=RecordKind.CASE)
+    return [record.answer for record, _ in found]
+
+
+def test_it_is_what_the_step_asks_for(memory: Memory) -> None:
+    records: Records = memory
+    patterns: Patterns = memory
+    assert list(records.records(user="ada")) == []
+    assert list(patterns.patterns(user="ada")) == []
+
+
+def test_a_correction_is_found_at_once(memory: Memory) -> None:
+    about = answered()
+    assert memory.record(about)
+    learned = memory.learn(correction(about, "Ask."))
+    assert learned.feedback == "c1"
+    assert [(r.kind, r.answer) for r in learned.added] == [
+        (RecordKind.CASE, "Ask."),
+        (RecordKind.REJECTED, "No idea."),
+    ]
+    assert learned.reason
+    assert near(memory, "Where is my parcel?") == ["Ask."]
+    assert_consistent(memory)
+
+
+def test_every_kind_of_feedback_is_learned_and_says_why(memory: Memory) -> None:
+    about = answered()
+    memory.record(about)
+    for event in (
+        rating(about, 1),
+        correction(about, "A"),
+        edit(about, "B"),
+        preference(about, "A", "B"),
+        note(about, "the newest"),
+        rule("Be brief."),
+    ):
+        learned = memory.learn(event)
+        assert learned.added, event.kind
+        assert learned.reason, event.kind
+        assert_consistent(memory)
+
+
+def test_the_same_feedback_twice_is_one(memory: Memory) -> None:
+    about = answered()
+    memory.record(about)
+    memory.learn(correction(about, "Ask."))
+    before = list(memory.events())
+    again = memory.learn(correction(about, "Ask."))
+    assert (again.added, again.removed) == ((), ())
+    assert "already known" in again.reason
+    assert list(memory.events()) == before
+
+
+def test_the_same_id_for_something_else_is_refused(memory: Memory) -> None:
+    about = answered()
+    memory.record(about)
+    memory.learn(correction(about, "Ask."))
+    with pytest.raises(errors.ConflictingId):
+        memory.learn(correction(about, "Wait."))
+    assert near(memory, "Where is my parcel?") == ["Ask."]
+    assert_consistent(memory)
+
+
+def test_bad_feedback_changes_nothing(memory: Memory) -> None:
+    about = answered()
+    memory.record(about)
+    before = list(memory.events())
+    bad = {
+        errors.UnknownResponse: correction(answered("r2"), "Ask."),
+        errors.WrongUser: correction(answered("r1", user="bob"), "Ask."),
+        errors.InvalidText: correction(about, "a\ud800"),
+        errors.InvalidSetting: rating(about, 7),
+    }
+    for error, event in bad.items():
+        with pytest.raises(error):
+            memory.learn(event)
+    with pytest.raises(errors.InvalidSetting):
+        memory.learn(about)
+    with pytest.raises(errors.InvalidSetting):
+        memory.learn(Event(kind=EventKind.NOTE, user="ada", body={"pattern": "p", "text": "t"}))
+    with pytest.raises(errors.InvalidSetting):
+        memory.record(correction(about, "Ask."))
+    assert list(memory.events()) == before
+    assert_consistent(memory)
+
+
+@pytest.mark.parametrize("text", ["nul \0 inside", "שלום עליכם", "x" * 1_000_000])
+def test_any_writable_text_is_remembered(memory: Memory, text: str) -> None:
+    about = answered(request=text)
+    memory.record(about)
+    memory.learn(correction(about, text + "!"))
+    assert near(memory, text) == [text + "!"]
+
+
+def test_undo_brings_back_what_was_replaced(memory: Memory) -> None:
+    about = teach(memory, text="first")
+    memory.learn(correction(about, "second", "c2"))
+    assert near(memory, "question number 1") == ["second"]
+    undone = memory.undo("c2", user="ada")
+    assert near(memory, "question number 1") == ["first"]
+    assert {r.answer for r in undone.removed} >= {"second"}
+    assert {r.answer for r in undone.added} >= {"first"}
+    assert_consistent(memory)
+    again = memory.undo("c2", user="ada")
+    assert (again.added, again.removed) == ((), ())
+    assert "undone" in memory.learn(correction(about, "second", "c2")).reason
+
+
+def test_undoing_what_is_not_there_or_not_yours_is_refused(memory: Memory) -> None:
+    about = teach(memory)
+    for unknown in ("nothing", about.id):
+        with pytest.raises(errors.UnknownFeedback):
+            memory.undo(unknown, user="ada")
+    with pytest.raises(errors.WrongUser):
+        memory.undo("c-ada1", user="bob")
+    assert near(memory, "question number 1") == ["Ask."]
+
+
+def test_one_users_memory_is_never_shown_to_another(memory: Memory) -> None:
+    teach(memory, user="ada", text="ada's answer")
+    teach(memory, user="bob", text="bob's answer")
+    memory.learn(rule("For bob.", user="bob"))
+    assert near(memory, "question number 1", user="ada", k=10) == ["ada's answer"]
+    assert near(memory, "question number 1", user="bob", k=10) == ["bob's answer"]
+    assert near(memory, "question number 1", user="eve", k=10) == []
+    assert {r.user for r in memory.records(user="ada")} == {"ada"}
+    memory.forget("ada")
+    assert near(memory, "question number 1", user="bob", k=10) == ["bob's answer"]
+    assert_consistent(memory)
+
+
+def test_records_are_of_the_task_and_of_every_task_oldest_first(memory: Memory) -> None:
+    teach(memory, 1)
+    memory.learn(rule("a", id="a", task="t"))
+    memory.learn(rule("b", id="b"))
+    memory.learn(rule("c", id="c", task="other"))
+    memory.learn(rule("d", id="d", task="t"))
+
+    def rules(task: str | None) -> list[str]:
+        return [r.answer for r in memory.records(user="ada", task=task, kind=RecordKind.RULE)]
+
+    assert rules("t") == ["a", "b", "d"]
+    assert rules("") == ["b"]
+    assert rules(None) == ["a", "b", "c", "d"]
+    assert len(memory.records(user="ada", task="t")) == 5
+    assert len(memory.records(user="ada")) == 6
+
+
+def test_the_nearest_are_exactly_the_nearest(memory: Memory) -> None:
+    for number in range(60):
+        teach(memory, number, text=f"answer {number}")
+    vector = EMBED.embed(["question number 17"])[0]
+    found = memory.nearest(vector, 60, user="ada", task="t", kind=RecordKind.CASE)
+    texts = [f"question number {n}" for n in range(60)]
+    cosines = EMBED.embed(texts) @ vector
+    order = np.argsort(-cosines, kind="stable")
+    assert [r.request for r, _ in found] == [texts[i] for i in order]
+    assert [score for _, score in found] == pytest.approx(cosines[order], abs=1e-6)
+
+
+def test_forgetting_leaves_no_text_and_no_vector(folder: Path) -> None:
+    secret = "plover egg " * 20
+    with Memory.open(folder, embedder=EMBED, flush_every=4) as memory:
+        for number in range(20):
+            about = answered(f"r{number}", request=f"{secret}{number}")
+            memory.record(about)
+            memory.learn(correction(about, f"{secret}!", f"c{number}"))
+        teach(memory, user="bob")
+        vector = EMBED.embed([f"{secret}7"])[0].tobytes()
+        assert files_holding(folder, b"plover")
+        assert files_holding(folder, vector)
+        assert memory.forget("ada") == 40
+        assert memory.users() == ("bob",)
+        assert files_holding(folder, b"plover") == []
+        assert files_holding(folder, vector) == []
+        assert_consistent(memory)
+    assert files_holding(folder, b"plover") == []
+    with Memory.open(folder, embedder=EMBED) as memory:
+        assert near(memory, "question number 1", user="bob") == ["Ask."]
+        assert_consistent(memory)
+
+
+def test_forgetting_without_an_embedder_erases_vectors_too(folder: Path) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+    vector = EMBED.embed(["question number 1"])[0].tobytes()
+    assert files_holding(folder, vector)
+    with Memory.open(folder, embedder=None) as memory:
+        assert memory.forget("ada") == 2
+    assert files_holding(folder, vector) == []
+
+
+def test_all_is_there_after_reopening(folder: Path) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        about = teach(memory)
+        memory.learn(note(about, "a note"))
+        memory.learn(rule("Be brief."))
+        state, patterns = memory.state, memory.patterns(user="ada")
+    with Memory.open(str(folder), embedder=EMBED, create=False) as memory:
+        assert memory.state == state
+        assert memory.patterns(user="ada") == patterns
+        assert near(memory, "question number 1") == ["Ask."]
+        assert_consistent(memory)
+
+
+def test_without_an_embedder_all_but_searching_works(folder: Path) -> None:
+    with Memory.open(folder, embedder=None) as memory:
+        teach(memory, 1)
+        teach(memory, 2)
+        memory.undo("c-ada2", user="ada")
+        assert len(memory.records(user="ada")) == 2
+        with pytest.raises(errors.InvalidSetting, match="embedder"):
+            near(memory, "question number 1")
+        with pytest.raises(errors.InvalidSetting, match="embedder"):
+            memory.rebuild()
+    with Memory.open(folder, embedder=EMBED) as memory:
+        assert near(memory, "question number 1", k=9) == ["Ask."]
+
+
+def test_rebuilding_embeds_every_live_record_again(memory: Memory) -> None:
+    for number in range(10):
+        teach(memory, number)
+    memory.learn(rule("Be brief."))
+    memory.undo("c-ada3", user="ada")
+    assert memory.rebuild() == 18
+    assert_consistent(memory)
+    assert near(memory, "question number 7") == ["Ask."]
+
+
+def test_a_lost_index_is_made_again(folder: Path) -> None:
+    import shutil
+
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+    shutil.rmtree(folder / "index")
+    with Memory.open(folder, embedder=EMBED) as memory:
+        assert near(memory, "question number 1") == ["Ask."]
+
+
+def test_an_index_damaged_inside_is_made_again_loudly(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+    with sqlite3.connect(folder / "index" / "chroma.sqlite3") as db:
+        db.execute("DROP TABLE embeddings")
+    db.close()
+    with (
+        caplog.at_level(logging.WARNING, "tta"),
+        Memory.open(folder, embedder=EMBED) as memory,
+    ):
+        assert near(memory, "question number 1") == ["Ask."]
+        assert_consistent(memory)
+    assert "made anew" in caplog.text
+
+
+def test_another_embedder_embeds_all_again_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+    other = HashEmbedder(48, id="other")
+    with (
+        caplog.at_level(logging.WARNING, "tta"),
+        Memory.open(folder, embedder=other) as memory,
+    ):
+        assert_consistent(memory)
+        vector = other.embed(["question number 1"])[0]
+        found = memory.nearest(vector, 1, user="ada", task="t", kind=RecordKind.CASE)
+        assert found[0][1] == pytest.approx(1.0)
+    assert "other-48" in caplog.text
+
+
+class Faulty(HashEmbedder):
+    """Embeds, until it is told to fail."""
+
+    broken = False
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        if self.broken:
+            raise errors.ModelError("the embedder is out of order")
+        return super().embed(texts)
+
+
+def test_feedback_that_cannot_be_embedded_is_not_written(folder: Path) -> None:
+    faulty = Faulty()
+    with Memory.open(folder, embedder=faulty) as memory:
+        about = answered()
+        memory.record(about)
+        faulty.broken = True
+        with pytest.raises(errors.ModelError):
+            memory.learn(correction(about, "Ask."))
+        assert [e.id for e in memory.events()] == ["r1"]
+        faulty.broken = False
+        assert memory.learn(correction(about, "Ask.")).added
+        assert_consistent(memory)
+
+
+def test_a_second_opening_gets_the_journal_but_not_the_index(folder: Path) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+        with pytest.raises(errors.IndexInUse, match="chroma run"):
+            Memory.open(folder, embedder=EMBED)
+        with Memory.open(folder, embedder=None) as other:
+            assert len(other.records(user="ada")) == 2
+            with pytest.raises(errors.IndexInUse):
+                other.forget("ada")
+            assert len(list(other.events())) == 2, "erased before it was refused"
+            other.undo("c-ada1", user="ada")
+        assert memory.sync() == 1
+        assert near(memory, "question number 1") == []
+        assert_consistent(memory)
+
+
+def test_threads_may_learn_at_once(memory: Memory) -> None:
+    def work(user: str) -> None:
+        for number in range(15):
+            teach(memory, number, user=user)
+            near(memory, "question number 3", user=user)
+            list(memory.events(user))
+
+    failed: list[BaseException] = []
+
+    def guarded(user: str) -> None:
+        try:
+            work(user)
+        except BaseException as problem:
+            failed.append(problem)
+
+    threads = [threading.Thread(target=guarded, args=(user,)) for user in ("ada", "bob", "eve")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(list(memory.events())) == 90
+    assert_consistent(memory)
+
+
+# ------------------------------------------------------------------------- when it fails
+
+
+def test_a_memory_that_is_not_there_is_not_made_unless_asked(folder: Path) -> None:
+    with pytest.raises(errors.CorruptStore, match=r"no memory at .*m\.tta"):
+        Memory.open(folder, embedder=None, create=False)
+    assert not folder.exists()
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(errors.CorruptStore, match="is a file"):
+        Memory.open(tmp_path / "file", embedder=None)
+    with pytest.raises(errors.StoreReadOnly):
+        Memory.open(tmp_path / "file" / "below", embedder=None)
+
+
+def test_a_newer_memory_is_refused(folder: Path) -> None:
+    with Memory.open(folder, embedder=None) as memory:
+        memory._journal.set("format", "2")
+    with pytest.raises(errors.NewerFormat):
+        Memory.open(folder, embedder=EMBED)
+
+
+def test_an_index_that_is_no_address_is_refused(folder: Path) -> None:
+    with pytest.raises(errors.InvalidSetting):
+        Memory.open(folder, embedder=EMBED, index="localhost")
+
+
+@pytest.mark.parametrize("pragma", ["max_page_count=1", "query_only=1"])
+def test_a_store_that_cannot_be_written_loses_nothing(folder: Path, pragma: str) -> None:
+    name, value = pragma.split("=")
+    error = errors.StoreFull if name == "max_page_count" else errors.StoreReadOnly
+    with Memory.open(folder, embedder=EMBED) as memory:
+        about = teach(memory)
+        with memory._journal._engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA {name}={value}")
+        with pytest.raises(error):
+            memory.learn(correction(about, "x" * 1_000_000, "c2"))
+        assert near(memory, "question number 1") == ["Ask."]
+        assert_consistent(memory)
+    with Memory.open(folder, embedder=EMBED) as memory:
+        assert_consistent(memory)
+        assert len(list(memory.events())) == 2
+
+
+def test_a_closed_memory_says_so(memory: Memory) -> None:
+    memory.close()
+    memory.close()
+    with pytest.raises(errors.StoreClosed):
+        memory.record(answered())
+    with pytest.raises(errors.StoreClosed):
+        memory.sync()

@@ -1,0 +1,179 @@
+"""Any sequence of steps, feedback, undo, forgetting and reopening keeps state, journal and index
+the same memory: a hypothesis state machine over real SQLite and real Chroma."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+from memories import answered, assert_consistent, correction, edit, note, preference, rating
+from memories import rule as standing_rule
+
+from tta.memory import Memory
+from tta.memory.export import export_lines, import_events
+from tta.testing import HashEmbedder
+from tta.types import Event, RecordKind
+
+EMBED = HashEmbedder(16)
+USERS = st.sampled_from(["ada", "bob", "eve"])
+TEXTS = st.sampled_from(["yes", "no", "maybe", "ja"])
+REQUESTS = st.sampled_from(["is it red", "is it blue", "where is it", "who is it"])
+TASKS = st.sampled_from(["t", "u"])
+PATTERNS = st.sampled_from(["is it ...", "where ..."])
+
+
+class MemoryMachine(RuleBasedStateMachine):
+    """Small alphabets, so that answers, requests and patterns collide all the time."""
+
+    answers = Bundle("answers")
+    given = Bundle("given")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.folder = Path(tempfile.mkdtemp())
+
+    @initialize()
+    def open(self) -> None:
+        # Flushes of three: writes to Chroma happen between all other things.
+        self.memory = Memory.open(self.folder / "m", embedder=EMBED, flush_every=3)
+
+    def fresh(self, letter: str) -> str:
+        self.count += 1
+        return f"{letter}{self.count}"
+
+    def learn(self, event: Event) -> Event:
+        learned = self.memory.learn(event)
+        assert learned.reason
+        assert all(record.source == event.id for record in learned.added)
+        return event
+
+    @rule(
+        target=answers,
+        user=USERS,
+        task=TASKS,
+        request=REQUESTS,
+        answer=st.sampled_from(["", "yes", "no"]),
+        pattern=PATTERNS,
+    )
+    def step(self, user: str, task: str, request: str, answer: str, pattern: str) -> Event:
+        event = answered(
+            self.fresh("r"), user=user, task=task, request=request, answer=answer, pattern=pattern
+        )
+        self.memory.record(event)
+        return event
+
+    def known(self, about: Event) -> bool:
+        return self.memory.event(about.id) is not None
+
+    @rule(target=given, about=answers, text=TEXTS, how=st.sampled_from(["correct", "edit"]))
+    def correct(self, about: Event, text: str, how: str) -> Any:
+        make = correction if how == "correct" else edit
+        return self.learn(make(about, text, self.fresh("c"))) if self.known(about) else multiple()
+
+    @rule(target=given, about=answers, value=st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]))
+    def rate(self, about: Event, value: float) -> Any:
+        return (
+            self.learn(rating(about, value, self.fresh("g"))) if self.known(about) else multiple()
+        )
+
+    @rule(target=given, about=answers, chosen=TEXTS, rejected=TEXTS)
+    def prefer(self, about: Event, chosen: str, rejected: str) -> Any:
+        if not self.known(about):
+            return multiple()
+        return self.learn(preference(about, chosen, rejected, self.fresh("p")))
+
+    @rule(target=given, about=answers, text=TEXTS)
+    def annotate(self, about: Event, text: str) -> Any:
+        return self.learn(note(about, text, self.fresh("n"))) if self.known(about) else multiple()
+
+    @rule(target=given, user=USERS, text=TEXTS, task=st.sampled_from(["", "t"]))
+    def instruct(self, user: str, text: str, task: str) -> Event:
+        return self.learn(standing_rule(text, user=user, task=task, id=self.fresh("s")))
+
+    @rule(event=given)
+    def repeat(self, event: Event) -> None:
+        if self.known(event):
+            learned = self.memory.learn(event)
+            assert (learned.added, learned.removed) == ((), ())
+
+    @rule(event=given)
+    def undo(self, event: Event) -> None:
+        if self.known(event):
+            before = set(self.memory.state.users[event.user].records)
+            undone = self.memory.undo(event.id, user=event.user)
+            after = set(self.memory.state.users[event.user].records)
+            assert {r.id for r in undone.added} == after - before
+            assert {r.id for r in undone.removed} == before - after
+            assert not any(r.source == event.id for r in self.memory.records(user=event.user))
+
+    @rule(user=USERS)
+    def forget(self, user: str) -> None:
+        events = len(list(self.memory.events(user)))
+        assert self.memory.forget(user) == events
+        assert user not in self.memory.users()
+
+    @rule()
+    def reopen(self) -> None:
+        before = self.memory.state
+        self.memory.close()
+        self.open()
+        assert self.memory.state == before
+
+    @rule()
+    def lose_the_index(self) -> None:
+        self.memory.close()
+        shutil.rmtree(self.folder / "m" / "index")
+        self.open()
+
+    @rule()
+    def move_house(self) -> None:
+        with Memory.open(None, embedder=EMBED) as other:
+            import_events(other, export_lines(self.memory))
+            assert other.state == self.memory.state
+
+    @precondition(lambda self: hasattr(self, "memory"))
+    @invariant()
+    def all_views_agree(self) -> None:
+        assert_consistent(self.memory)
+
+    @precondition(lambda self: hasattr(self, "memory"))
+    @invariant()
+    def everyone_finds_their_own_and_nothing_else(self) -> None:
+        vector = EMBED.embed(["is it red"])[0]
+        for user in ("ada", "bob", "eve"):
+            for task in ("t", "u"):
+                mine = [
+                    r
+                    for r in self.memory.records(user=user, kind=RecordKind.CASE)
+                    if r.task == task
+                ]
+                found = self.memory.nearest(vector, 100, user=user, task=task, kind=RecordKind.CASE)
+                assert {r.id for r, _ in found} == {r.id for r in mine}
+                assert all(r.user == user for r, _ in found)
+
+    def teardown(self) -> None:
+        if hasattr(self, "memory"):
+            self.memory.close()
+        shutil.rmtree(self.folder)
+
+
+TestMemoryMachine = MemoryMachine.TestCase
+TestMemoryMachine.settings = settings(
+    max_examples=25,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
