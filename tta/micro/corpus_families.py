@@ -199,7 +199,8 @@ def _subject(rng: Random) -> str:
 def _facts(rng: Random, count: int) -> list[tuple[str, tuple[str, ...], str, bool]]:
     """Facts as (told, ways to ask, value, a full sentence ends it); no question has two answers."""
     few = rng.sample(_RELATIONS, min(len(_RELATIONS), rng.randint(1, 4)))
-    stop, seen, out = rng.random() < 0.4, set[tuple[str, str]](), []
+    stop, seen = rng.random() < 0.4, set[tuple[str, str]]()
+    out: list[tuple[str, tuple[str, ...], str, bool]] = []
     people = [_subject(rng) for _ in range(rng.randint(2, 6))]
     while len(out) < count:
         told, asks = rng.choice(few)
@@ -432,13 +433,14 @@ def repeats(rng: Random, shots: int) -> Episode:
     """The same request again among several: the answer it got before is the answer."""
     if shots == 0:
         return Episode((Turn(request(rng), UNKNOWN),))
-    ask = rng.choice((lambda: request(rng), lambda: request(rng), lambda: words(rng, 2, 9)))
+    plain = rng.randrange(3) < 2
     seen: dict[str, str] = {}
     same = thing(rng) if rng.random() < 0.3 else ""
     for _ in range(50):
         if len(seen) == shots:
             break
-        seen.setdefault(request(rng, same) if same else ask(), reply(rng))
+        user = request(rng, same) if same or plain else words(rng, 2, 9)
+        seen.setdefault(user, reply(rng))
     pairs = list(seen.items())
     again = rng.choice(pairs)
     if rng.random() < 0.6:  # memory puts the most similar demonstration last

@@ -215,6 +215,28 @@ def arithmetic(rng: Random, shots: int) -> Episode:
     return Episode(tuple(turns))
 
 
+def sum_form(rng: Random) -> str:
+    """A way to ask for a sum: a template of ``a``, ``o`` and ``b``."""
+    return rng.choice(_SUMS)
+
+
+def sum_or_difference(rng: Random, form: str, limit: int) -> Turn:
+    """A sum or a difference of two numbers up to ``limit``."""
+    a, b = rng.randint(0, limit), rng.randint(0, limit)
+    o = "+" if rng.random() < 0.65 else "-"
+    a, b = (a, b) if o == "+" else (max(a, b), min(a, b))
+    result = a + b if o == "+" else a - b
+    return Turn(form.format(a=a, o=o, b=b), str(result), key=f"{a}{o}{b}")
+
+
+def sums(rng: Random, shots: int) -> Episode:
+    """Shorter arithmetic: sums and differences of at most two digits."""
+    form, turns = sum_form(rng), []
+    for _ in range(shots + 1):
+        turns.append(sum_or_difference(rng, form, 20 if rng.random() < 0.5 else 99))
+    return Episode(tuple(turns))
+
+
 # ---- copy with an edit -------------------------------------------------------------------------
 
 
@@ -292,4 +314,5 @@ FAMILIES: dict[str, Family] = {
     "arithmetic": arithmetic,
     "edits": edits,
     "tools": tools,
+    "sums": sums,
 }

@@ -11,9 +11,8 @@ a first phase of dense copying; and loss only on answers that the prompt determi
 
 A step is four small batches, computed by two threads of one core each: on a shared machine two
 cores that work apart are four times as fast as two that wait for each other at every operation.
-Gradients are added in a fixed order, so the result does not depend on which thread was faster. The
-learning rate stays at its peak until the last part of the run, so that ``--resume`` may still
-change ``--steps`` before the decline begins, and all of it is a function of the final ``--steps``.
+Gradients are added in a fixed order, so the result does not depend on which thread was faster. Up
+to step FIRST all is a function of the seed and the step, whatever ``--steps`` says.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedTokenizerFast
 
-from tta.micro.corpus import FAMILIES, ask, draw, texts
+from tta.micro.corpus import AGAIN, FAMILIES, LAST, LATER, WEIGHTS, ask, draw, texts
 from tta.micro.corpus_episode import CHAT_TEMPLATE, END, PAD, SPECIAL, Episode
 
 VOCABULARY = 1024
@@ -43,8 +42,10 @@ SHORT, LONG = 384, 800  # examples up to SHORT tokens, and one in four of those 
 BLOCK = 1024  # examples drawn at a time and packed into batches of like length
 PEAK = {"muon": 0.02, "adamw": 2e-3}
 WARMUP = 100
-DECLINE = 0.4  # the last part of the run, in which the learning rate falls to zero
-CHECKPOINT_EVERY, EXPORT_SECONDS, REPORT_EVERY = 300, 900.0, 1500
+FIRST = 6500  # steps until the learning rate has fallen to zero for the first time
+DECLINE = 0.67  # the last part of those, in which it falls
+SECOND = 0.35  # share of the peak from which it falls again in the steps after FIRST
+CHECKPOINT_EVERY, EXPORT_SECONDS, REPORT_EVERY = 300, 900.0, 2000
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Phase:
     copying: float
 
 
+# Which mixture up to which block: about steps 2100, 3700, FIRST, and the rest.
+MIXTURES = ((26, WEIGHTS), (51, LATER), (87, LAST), (10**9, AGAIN))
 PHASES = (Phase(400, 1.0), Phase(1500, 0.12), Phase(10**9, 0.05))
 
 
@@ -136,9 +139,10 @@ def task_batches(tokenizer: Tokenizer, seed: int) -> Iterator[list[Row]]:
     block = 0
     while True:
         rng = Random(f"{seed}/tasks/{block}")
+        weights = next(mixture for until, mixture in MIXTURES if block < until)
         rows: list[Row] = []
         while len(rows) < BLOCK:
-            row = encode(tokenizer, draw(rng))
+            row = encode(tokenizer, draw(rng, weights=weights))
             if len(row[0]) <= SHORT or (len(row[0]) <= LONG and rng.random() < 0.25):
                 rows.append(row)
         by_width: dict[int, list[Row]] = {}
@@ -239,8 +243,10 @@ def optimizers(model: Lfm2ForCausalLM) -> dict[str, torch.optim.Optimizer]:
 
 
 def pace(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a short warm-up, the peak, a straight line to zero."""
-    return min(1.0, (step + 1) / WARMUP, (steps - step) / (DECLINE * steps))
+    """Share of the peak learning rate: warm-up, peak, a line to zero; then a lower one to zero."""
+    if step >= FIRST:
+        return SECOND * (steps - step) / (steps - FIRST)
+    return min(1.0, (step + 1) / WARMUP, (FIRST - step) / (DECLINE * FIRST))
 
 
 def copying(step: int, seed: int) -> bool:
@@ -282,8 +288,7 @@ class Run:
         for name, tuner in self.tuning.items():
             tuner.load_state_dict(state["tuning"][name])
         seed, steps, self.step, self.drawn, self.tokens, self.seconds = state["at"]
-        before = range(0, self.step, 10)
-        same = all(pace(at, steps) == pace(at, self.steps) for at in before)
+        same = steps == self.steps or self.step <= FIRST
         if seed != self.seed or not same:
             raise SystemExit(f"{self.out} was started with --seed {seed} --steps {steps}")
 
@@ -387,7 +392,7 @@ def write_package(model: Lfm2ForCausalLM, tokenizer: PreTrainedTokenizerFast, fo
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=8900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints; ends with DIR/model")
     parser.add_argument("--export", type=Path, help="a usable model every fifteen minutes")
