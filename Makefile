@@ -41,7 +41,7 @@ format: $(READY)
 	$(RUN) -m ruff check --fix .
 
 bench: $(READY)
-	$(RUN) benchmarks/micro.py $(ARGS)
+	$(RUN) -m benchmarks.micro $(ARGS)
 
 # build/ holds the links of the editable install, so the next `make` has to install again.
 clean:

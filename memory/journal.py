@@ -3,8 +3,8 @@
 Knows durability, identity and the order of events. Knows nothing of what an event means, save that
 feedback is about an answer of the same user, and that a user can be erased.
 
-SQLite by default (write-ahead log; `append` of feedback returns when the disk has it). On PostgreSQL
-appends take an advisory lock, so that sequence numbers appear in the order of commits
+SQLite by default (write-ahead log; `append` of feedback returns when the disk has it). On
+PostgreSQL appends take an advisory lock, so that sequence numbers appear in the order of commits
 and other processes can tail by them.
 """
 
@@ -112,7 +112,9 @@ class Journal:
     # ---------------------------------------------------------------------------- events
 
     def append(self, event: Event) -> bool:
-        """Write, durably if it is more than an answer; False if this very event (its time aside) was there already.
+        """Write an event; False if this very one (its time aside) was there already.
+
+        On the disk when this returns, unless it is an answer: that goes with the next feedback.
 
         Raises ConflictingId if the id was used for something else, UnknownResponse or WrongUser if
         it is about no answer of this user, InvalidText, InvalidSetting, and the store's errors.

@@ -367,7 +367,7 @@ def test_the_demo_shows_the_bundled_model_changing_its_answers(tta: Tta) -> None
     assert answer["before"] != answer["after"] == "Ask for the tracking number first."
     assert convention["before"] != convention["after"] == "Dear Bob,"
     assert label["before"] != label["after"] == label["said"].removeprefix("/correct ")
-    assert rule["before"] != rule["after"] == "QUIET RIVER STONE"
+    assert rule["before"] != rule["after"] == "quiet-river-stone"
     assert preference["before"] != preference["after"]
     assert (undo["before"], undo["after"]) == (rule["after"], rule["before"])
 

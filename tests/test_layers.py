@@ -1,6 +1,6 @@
 """Imports run one way, the parts never meet, and `import tta` is free and silent.
 
-errors, types <- protocols <- { memory | retrieval | decoding | tasks | context } <- adapted <- cli
+errors, types <- protocols <- { memory | retrieval | decoding | tasks } <- adapted <- cli
 """
 
 import ast

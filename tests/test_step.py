@@ -72,9 +72,10 @@ def test_a_refused_choice_loses_share(chat: tta.Adapted) -> None:
 
 
 def test_a_refused_open_answer_is_not_repeated_while_there_is_another(chat: tta.Adapted) -> None:
-    first = chat(QUESTION)
+    unsure = "847+596="  # the bundled model has several guesses
+    first = chat(unsure)
     first.bad()
-    again = chat(QUESTION)
+    again = chat(unsure)
     assert again.text != first.text
     assert "refused before" in again.why.stopped
 

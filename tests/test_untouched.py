@@ -57,7 +57,7 @@ def mixed_step(chat: tta.Adapted, r: random.Random) -> None:
         reply.good,
         lambda: reply.correct(word),
         lambda: reply.note("say it twice"),
-        lambda: reply.prefer(word + "!"),
+        lambda: reply.prefer(f"{reply.text}!"),
         lambda: chat.undo(chat.rule("Answer in upper case.", user=user), user=user),
         lambda: chat.frozen(f"Say {word}.", max_new_tokens=4),
         lambda: chat(f"{word}", output=tta.Regex("[a-z]{3}"), max_new_tokens=8),

@@ -20,7 +20,7 @@ from tta.feedback import feedback_event
 from tta.memory import Memory
 from tta.protocols import Embedder, Model
 from tta.request import Prompt, check_name, make_request
-from tta.response import Response
+from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
     KernelVote,
     Names,
@@ -54,35 +54,6 @@ BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
 KEPT = 8
 """How many candidates' texts the journal keeps of an answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """Everything up to decoding: what was inferred, recalled, and would be shown."""
-
-    request: Request
-    task: Task
-    recall: Recall
-    context: Context
-
-    def __str__(self) -> str:
-        return self.context.prompt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """The untouched model's answer and the adapted one."""
-
-    frozen: Response
-    adapted: Response
-
-    def __str__(self) -> str:
-        return f"frozen:  {self.frozen}\nadapted: {self.adapted}"
-
-    def _repr_html_(self) -> str:
-        from tta.display import comparison_html
-
-        return comparison_html(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,20 +121,20 @@ def _label(chat: Adapted) -> Scene:
     )
 
 
-SHOUTED = "Repeat: quiet river stone"
-LOUD = "Answer in upper case."
+REPEATED = "Repeat: quiet river stone"
+LINKED = "Write words joined by hyphens."
 
 
 def _rule(chat: Adapted) -> Scene:
-    before = chat(SHOUTED, task="repeat").text
-    chat.rule(LOUD, task="repeat")
+    before = chat(REPEATED, task="repeat").text
+    chat.rule(LINKED, task="repeat")
     return Scene(
         title="A rule holds until it is taken back.",
-        asked=SHOUTED,
+        asked=REPEATED,
         before=before,
-        said=f"/rule {LOUD}",
-        then=SHOUTED,
-        after=chat(SHOUTED, task="repeat").text,
+        said=f"/rule {LINKED}",
+        then=REPEATED,
+        after=chat(REPEATED, task="repeat").text,
     )
 
 
@@ -154,16 +154,16 @@ def _preference(chat: Adapted) -> Scene:
 
 
 def _undo(chat: Adapted) -> Scene:
-    before = chat(SHOUTED, task="repeat").text
+    before = chat(REPEATED, task="repeat").text
     rules = chat.memory.records(user=chat.user, task="repeat")
-    taken_back: Learned = chat.undo(next(r.source for r in rules if r.answer == LOUD))
+    taken_back: Learned = chat.undo(next(r.source for r in rules if r.answer == LINKED))
     return Scene(
         title="Undo is exact: as if the rule had never been given.",
-        asked=SHOUTED,
+        asked=REPEATED,
         before=before,
         said=f"/undo {taken_back.feedback}",
-        then=SHOUTED,
-        after=chat(SHOUTED, task="repeat").text,
+        then=REPEATED,
+        after=chat(REPEATED, task="repeat").text,
     )
 
 

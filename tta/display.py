@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from tta.types import Candidate, Recalled
 
 if TYPE_CHECKING:
-    from tta.adapted import Comparison
-    from tta.response import Response
+    from tta.response import Comparison, Response
 
 _PRE = '<pre style="white-space:pre-wrap;margin:0 0 .5em 0">{}</pre>'
 _BORDER = "border:1px solid currentColor;border-radius:4px;padding:.2em .6em"

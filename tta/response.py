@@ -21,6 +21,7 @@ from tta.types import (
     Note,
     Preference,
     Rating,
+    Recall,
     Request,
     Task,
     Why,
@@ -130,6 +131,35 @@ class Response:
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy or a pickle must not drag the model along.
         return _rebuild, tuple(getattr(self, f) for f in _FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Everything up to decoding: what was inferred, recalled, and would be shown."""
+
+    request: Request
+    task: Task
+    recall: Recall
+    context: Context
+
+    def __str__(self) -> str:
+        return self.context.prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The untouched model's answer and the adapted one."""
+
+    frozen: Response
+    adapted: Response
+
+    def __str__(self) -> str:
+        return f"frozen:  {self.frozen}\nadapted: {self.adapted}"
+
+    def _repr_html_(self) -> str:
+        from tta.display import comparison_html
+
+        return comparison_html(self)
 
 
 _FIELDS = tuple(f for f in Response.__dataclass_fields__ if f != "learner")
