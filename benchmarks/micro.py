@@ -116,9 +116,9 @@ def unseen(asked: Asked, family: Family) -> dict[str, float]:
     return out
 
 
-def best_of(asked: Asked) -> dict[str, float]:
-    """Arithmetic, greedy and with sixteen samples: what best-of-N has to win."""
-    episodes = episodes_of(FAMILIES["arithmetic"], 0, asked.count)
+def best_of(asked: Asked, family: Family) -> dict[str, float]:
+    """Greedy and with sixteen samples: what best-of-N has to win."""
+    episodes = episodes_of(family, 0, asked.count)
     torch.manual_seed(0)
     many = [episode for episode in episodes for _ in range(SAMPLES)]
     made = asked.answers(many, size=400, temperature=1.0)
@@ -131,25 +131,37 @@ def best_of(asked: Asked) -> dict[str, float]:
     }
 
 
-def table(title: str, rows: dict[str, dict[str, float]]) -> str:
-    """Rows as text, one line each."""
-    columns = [*map(str, SHOTS), "without"]
-    lines = [f"{title:24s}" + "".join(f"{c:>9s}" for c in columns)]
-    for name, cells in rows.items():
-        shown = (f"{cells[c]:9.1f}" if c in cells else f"{'-':>9s}" for c in columns)
-        lines.append(f"{name:24s}" + "".join(shown))
-    return "\n".join(lines)
+COLUMNS = (*map(str, SHOTS), "without")
+
+
+def heading(title: str) -> str:
+    """The first line of a table."""
+    return f"{title:24s}" + "".join(f"{column:>9s}" for column in COLUMNS)
+
+
+def line(name: str, cells: dict[str, float]) -> str:
+    """One family's line; a dash where there is nothing to ask."""
+    shown = (f"{cells[c]:9.1f}" if c in cells else f"{'-':>9s}" for c in COLUMNS)
+    return f"{name:24s}" + "".join(shown)
 
 
 def measure(asked: Asked, say: Callable[[str], None] = print) -> dict[str, object]:
     """Everything, said as it is known and returned as numbers."""
-    trained = {name: row(asked, name, family) for name, family in FAMILIES.items()}
-    say(table("trained families", trained))
-    never = {name: unseen(asked, family) for name, family in HELD_OUT.items()}
-    say("\n" + table("families held out", never))
-    sums = best_of(asked)
-    say("\narithmetic: " + ", ".join(f"{k} {v:.1f}" for k, v in sums.items()))
-    return {"n": asked.count, "trained": trained, "held_out": never, "arithmetic": sums}
+    trained: dict[str, dict[str, float]] = {}
+    say(heading("trained families"))
+    for name, family in FAMILIES.items():
+        trained[name] = row(asked, name, family)
+        say(line(name, trained[name]))
+    never: dict[str, dict[str, float]] = {}
+    say("\n" + heading("families held out"))
+    for name, family in HELD_OUT.items():
+        never[name] = unseen(asked, family)
+        say(line(name, never[name]))
+    say("")
+    numbers = {name: best_of(asked, FAMILIES[name]) for name in ("sums", "arithmetic")}
+    for name, cells in numbers.items():
+        say(f"{name}: " + ", ".join(f"{k} {v:.1f}" for k, v in cells.items()))
+    return {"n": asked.count, "trained": trained, "held_out": never, "best_of": numbers}
 
 
 def main() -> None:
@@ -158,7 +170,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=FOLDER)
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--threads", type=int, default=1, help="more wait for each other (%(default)s)"
+    )
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     tokenizer = AutoTokenizer.from_pretrained(given.model, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(given.model, local_files_only=True).train(False)
     numbers = measure(Asked(model, tokenizer, given.n))
