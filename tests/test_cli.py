@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -396,11 +397,25 @@ def test_doctor_says_what_does_not_work_and_exits_with_1(tta: Tta, tmp_path: Pat
 # ------------------------------------------------------------------------ signals, streams
 
 
-def process(*args: object) -> subprocess.Popen[str]:
+@contextmanager
+def process(*args: object) -> Iterator[subprocess.Popen[str]]:
+    """`tta` as a process that can be interrupted, and that does not outlive the test."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "tta", *map(str, args)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
+    # Tests that a shell runs in the background ignore Ctrl-C, and their children would with them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def count_events(folder: Path) -> int:
@@ -417,12 +432,12 @@ def test_ctrl_c_ends_an_evaluation_with_130_and_keeps_what_was_learned(
     tta: Tta, tmp_path: Path, folder: Path
 ) -> None:
     file = table_file(tmp_path, rows=20_000)
-    running = process(*evaluating(file, "--memory", folder, "--user", "ada"))
-    deadline = time.monotonic() + 120
-    while count_events(folder) < 10 and time.monotonic() < deadline and running.poll() is None:
-        time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    with process(*evaluating(file, "--memory", folder, "--user", "ada")) as running:
+        deadline = time.monotonic() + 120
+        while count_events(folder) < 10 and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, ""), err
     assert "Traceback" not in err and "interrupted" in err
     assert count_events(folder) >= 10
@@ -430,17 +445,14 @@ def test_ctrl_c_ends_an_evaluation_with_130_and_keeps_what_was_learned(
 
 
 def test_ctrl_c_ends_a_chat_with_130(folder: Path) -> None:
-    running = process(*chatting(folder))
-    assert running.stdin is not None and running.stdout is not None
-    running.stdin.write("My parcel is late\n")
-    running.stdin.flush()
-    assert running.stdout.readline().strip() in TEAMS.split(",")
-    running.send_signal(signal.SIGINT)
-    assert running.wait(timeout=60) == 130
-    running.stdin.close()
-    assert running.stderr is not None and "Traceback" not in running.stderr.read()
-    running.stdout.close()
-    running.stderr.close()
+    with process(*chatting(folder)) as running:
+        assert running.stdin is not None and running.stdout is not None
+        running.stdin.write("My parcel is late\n")
+        running.stdin.flush()
+        assert running.stdout.readline().strip() in TEAMS.split(",")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 130
+        assert running.stderr is not None and "Traceback" not in running.stderr.read()
     assert count_events(folder) == 1
 
 
