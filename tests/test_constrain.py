@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from tta.decoding import HFModel, Output, load
 from tta.errors import InvalidOutput, UnsupportedModel
-from tta.types import Candidate, Finish, Grammar, Message, Regex
+from tta.types import Candidate, Choices, Finish, Grammar, Message, Regex
 
 ASK = (Message(role="user", content="Where is my parcel?"),)
 
@@ -358,3 +358,13 @@ def test_a_trained_model_with_a_sentencepiece_vocabulary_is_constrained(
     for candidate in drawn(model, Regex(pattern="[A-Z][a-z]+ [a-z]+\\."), seeds=2, tokens=60):
         if candidate.finish is Finish.STOP:
             assert re.fullmatch("[A-Z][a-z]+ [a-z]+\\.", candidate.text)
+
+
+def test_choices_carry_descriptions_of_nothing_but_themselves() -> None:
+    output = Output.of(Choices(answers=("HUM", "LOC"), descriptions={"HUM": "human person"}))
+    assert output is not None
+    assert output.choices == ("HUM", "LOC")
+    assert output.descriptions == {"HUM": "human person"}
+    assert output.accepts("LOC") and not output.accepts("NUM")
+    with pytest.raises(InvalidOutput, match="NUM"):
+        Output.of(Choices(answers=("HUM",), descriptions={"NUM": "number"}))

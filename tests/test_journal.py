@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from memories import answered, correction, files_holding, rule
 
 from tta import errors
@@ -48,6 +49,24 @@ def test_events_are_there_after_the_process_is_gone(url: str) -> None:
     assert [e.id for e in events(second)] == ["r1"]
     first.close()
     second.close()
+
+
+def test_feedback_waits_for_the_disk_and_an_answer_does_not(url: str) -> None:
+    full, normal = 2, 1
+    engine = database.connect(url, 5.0)
+    seen: list[int] = []
+
+    def note(connection: sqlite3.Connection, *_: object) -> None:
+        seen.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    journal = Journal(engine)
+    journal._prepare()
+    sa.event.listen(engine, "checkin", note)
+    journal.append(answered())
+    after_answer = seen[-1]
+    journal.append(correction(answered(), "Ask."))
+    assert (after_answer, seen[-1]) == (normal, full)
+    journal.close()
 
 
 def test_more_events_than_a_page_are_all_read(journal: Journal) -> None:
