@@ -87,7 +87,9 @@ class Memory:
         """
         if index is not None and not is_server(index):
             raise InvalidSetting(
-                "`index` is the address of a Chroma server", value=index, hint="http://host:port"
+                f"index={index!r} is no address of a Chroma server",
+                value=index,
+                hint="Pass http://host:port, of a server started with `chroma run`",
             )
         folder = None if where is None or "://" in str(where) else Path(where)
         journal = Journal.open(_url(where, folder, create))
