@@ -76,11 +76,6 @@ def pack(
     )
 
 
-def frozen(request: Request, answers: Sequence[str] | None = None) -> tuple[Message, ...]:
-    """The messages for `request` with nothing recalled: what the untouched model is asked."""
-    return _compose(request, (), answers)
-
-
 def _by_value(recall: Recall) -> list[Recalled]:
     """All that may be shown, most valuable first."""
     cases = [case for case in recall.cases if case.channel != VOTE_ONLY]

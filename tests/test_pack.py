@@ -1,13 +1,14 @@
 """Packing: the prompt contract, the budget, and what is said to be dropped."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tta.errors import InvalidSetting
-from tta.retrieval.pack import Packed, frozen, pack
+from tta.retrieval.pack import Packed, pack
 from tta.types import Message, Recall, Recalled, Record, RecordKind, Request
 
 
@@ -17,6 +18,11 @@ def item(kind: RecordKind, answer: str, request: str = "", channel: str = "") ->
         request=request, answer=answer, source="f", created=0.0,
     )  # fmt: skip
     return Recalled(record=record, score=0.5, channel=channel or kind.value)
+
+
+def frozen(request: Request, answers: Sequence[str] | None = None) -> tuple[Message, ...]:
+    """What is asked when nothing is recalled."""
+    return pack(request, Recall(), budget=0, count=words, answers=answers).messages
 
 
 def rule(text: str) -> Recalled:

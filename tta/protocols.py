@@ -5,23 +5,19 @@ Arrays: `FloatArray` is a numpy float array; vectors have unit length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tta.types import (
     Candidate,
     Cost,
-    Event,
     Feedback,
     Learned,
     Message,
     Prompt,
-    Recall,
     Recalled,
     Record,
     RecordKind,
-    Request,
-    Task,
 )
 
 if TYPE_CHECKING:
@@ -98,14 +94,6 @@ class Patterns(Protocol):
         """(pattern, task), oldest first."""
 
 
-class TaskInferer(Protocol):
-    def infer(self, request: Request) -> Task: ...
-
-
-class Recaller(Protocol):
-    def recall(self, request: Request, task: Task) -> Recall: ...
-
-
 class Votes(Protocol):
     """An expert over remembered cases."""
 
@@ -136,36 +124,3 @@ class Learner(Protocol):
     """What feedback goes to."""
 
     def learn(self, feedback: Feedback, *, user: str | None = None) -> Learned: ...
-
-
-class Journal(Protocol):
-    """Append-only events."""
-
-    def append(self, event: Event) -> bool:
-        """Write, feedback durably; False if this very event was there already."""
-
-    def since(self, seq: int, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
-        """(sequence number, event) after `seq`, in order."""
-
-    def get(self, event_id: str) -> Event | None: ...
-
-
-class Index(Protocol):
-    """Vectors by id within one user's collection; all of it can be rebuilt from the journal."""
-
-    def put(self, user: str, ids: Sequence[str], vectors: FloatArray) -> None: ...
-
-    def known(self, user: str) -> Sequence[str]:
-        """The ids held for a user."""
-
-    def search(
-        self, user: str, vector: FloatArray, k: int, *, among: Sequence[str] | None = None
-    ) -> Sequence[tuple[str, float]]:
-        """(id, cosine), best first; only `among` when given."""
-
-    def remove(self, user: str, ids: Sequence[str]) -> None: ...
-
-    def drop(self, user: str) -> None:
-        """Erase the user's collection, vectors included."""
-
-    def close(self) -> None: ...
