@@ -31,8 +31,9 @@ from tta.memory.events import FEEDBACK, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
-from tta.protocols import Embedder
-from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind
+from tta.memory.trust import Trust
+from tta.protocols import Embedder, Weigher
+from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Standing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE})
+_NOTHING: list[tuple[int, Record]] = []
 
 
 class Memory:
@@ -51,9 +53,16 @@ class Memory:
     """
 
     def __init__(
-        self, journal: Journal, *, embedder: Embedder | None, where: Path | None, index: str | None
+        self,
+        journal: Journal,
+        *,
+        embedder: Embedder | None,
+        where: Path | None,
+        index: str | None,
+        weigher: Weigher | None = None,
     ) -> None:
         self._journal = journal
+        self._weigher = weigher
         self._embedder = embedder
         self._folder = None if where is None else where / "index"
         self._server = index
@@ -71,6 +80,7 @@ class Memory:
         *,
         embedder: Embedder | None,
         index: str | None = None,
+        weigher: Weigher | None = None,
         create: bool = True,
         flush_every: int = 64,
     ) -> Memory:
@@ -81,6 +91,7 @@ class Memory:
         unless `index` names a Chroma server (`http://host:port`).
         `embedder`: None opens the journal only, all but `nearest` and `rebuild` works, also while
         another process holds the embedded index.
+        `weigher`: how feedback moves the weights of experts; without one none are kept.
         `flush_every`: vectors that may wait in RAM for Chroma; a crash costs embedding them again.
 
         Raises IndexInUse, StoreReadOnly, StoreLocked, NewerFormat, CorruptStore, InvalidSetting.
@@ -93,7 +104,7 @@ class Memory:
             )
         folder = None if where is None or "://" in str(where) else Path(where)
         journal = Journal.open(_url(where, folder, create))
-        memory = cls(journal, embedder=embedder, where=folder, index=index)
+        memory = cls(journal, embedder=embedder, where=folder, index=index, weigher=weigher)
         try:
             memory._start(flush_every)
         except BaseException:
@@ -289,6 +300,21 @@ class Memory:
         with self._lock:
             return tuple(self._user(user).patterns.items())
 
+    def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
+        """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
+        with self._lock:
+            return self._user(user).ledger.get(task, _NOTHING)
+
+    def standing(self, *, user: str, task: str) -> Standing:
+        """What is known of the experts in a task."""
+        with self._lock:
+            return self._user(user).trust.standing(task, self._weigher)
+
+    def trust(self, user: str) -> Trust:
+        """All that is known of a user's experts, by task; not to be changed."""
+        with self._lock:
+            return self._user(user).trust
+
     def event(self, event_id: str) -> Event | None:
         """The event of that id, from the journal."""
         with self._lock:
@@ -361,7 +387,7 @@ class Memory:
         """Fold every event not folded yet, ours and others'; the changes by event id."""
         changes: dict[str, Change] = {}
         for seq, event in self._journal.since(self._seq):
-            changes[event.id] = change = apply(self.state, event)
+            changes[event.id] = change = apply(self.state, event, self._weigher)
             self._seq = seq
             if self._index is not None and (change.added or change.removed or change.forgotten):
                 self._behind.append(change)

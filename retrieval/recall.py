@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tta.errors import InvalidSetting
 from tta.protocols import Embedder, Records
-from tta.types import ANY_TASK, Recall, Recalled, Record, RecordKind, Request, Task
+from tta.types import ANY_TASK, EVERYONE, Recall, Recalled, Record, RecordKind, Request, Task
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -74,17 +74,43 @@ class Recaller:
     def recall(self, request: Request, task: Task) -> Recall:
         """What bears on `request` in the scope (request.user, task.name).
 
-        One embedding call: the prompt and, where there are notes to be found by it, the pattern.
+        Rules and notes of the scopes in `request.reads` count too, the user's own note first; cases
+        of theirs do not (they vote apart: `voters`). One embedding call: the prompt and, where
+        there are notes to be found by it, the pattern.
         """
         user, name = request.user, task.name
-        noted = self._notes and self._records.records(user=user, task=name, kind=RecordKind.NOTE)
+        scopes = [user, *(scope for scope in request.reads if scope != EVERYONE)]
+        noted = [scope for scope in scopes if self._notes and self._has_notes(scope, name)]
         vectors = self._embedder.embed([request.prompt, *([task.pattern] if noted else [])])
+        notes = (self._recall_notes(vectors[1], scope, task) for scope in noted)
         return Recall(
-            rules=self._rules(user, name),
-            notes=self._recall_notes(vectors[1], user, task) if noted else (),
+            rules=tuple(rule for scope in reversed(scopes) for rule in self._rules(scope, name)),
+            notes=next((found for found in notes if found), ()),
             cases=self._recall_cases(vectors[0], request, name),
             rejected=self._recall_rejected(vectors[0], request, name),
         )
+
+    def voters(self, vector: FloatArray, scope: str, task: str) -> Recall:
+        """The cases and rejections of another scope, or of EVERYONE, nearest to `vector`."""
+        users = self._records.users() if scope == EVERYONE else [scope]
+        return Recall(
+            cases=self._nearest_of(users, vector, task, RecordKind.CASE),
+            rejected=self._nearest_of(users, vector, task, RecordKind.REJECTED),
+        )
+
+    def _nearest_of(
+        self, users: Sequence[str], vector: FloatArray, task: str, kind: RecordKind
+    ) -> tuple[Recalled, ...]:
+        found = [
+            pair
+            for user in users
+            for pair in self._records.nearest(vector, self._voters, user=user, task=task, kind=kind)
+        ]
+        found.sort(key=lambda pair: -pair[1])
+        return tuple(_recalled(found[: self._voters], VOTE))
+
+    def _has_notes(self, user: str, task: str) -> bool:
+        return bool(self._records.records(user=user, task=task, kind=RecordKind.NOTE))
 
     def _rules(self, user: str, task: str) -> tuple[Recalled, ...]:
         found = self._records.records(user=user, task=task, kind=RecordKind.RULE)
