@@ -31,6 +31,7 @@ from tta.memory.events import FEEDBACK, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
+from tta.memory.shelf import Place
 from tta.protocols import Embedder
 from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind
 
@@ -57,11 +58,13 @@ class Memory:
         self._embedder = embedder
         self._folder = None if where is None else where / "index"
         self._server = index
+        self._dim = 0
         self._lock = threading.RLock()
         self._index: MemoryIndex | ChromaIndex | None = None
         self._seq = 0
         self._behind: list[Change] = []
         self._ready: dict[str, FloatArray] = {}
+        self._order: dict[str, dict[str, int]] = {}
         self.state = State()
 
     @classmethod
@@ -109,6 +112,7 @@ class Memory:
             # So that a `forget` that was given no index still finds the vectors.
             self._journal.set("index", self._server)
         if self._embedder is not None:
+            self._dim = self._embedder.dim
             self._index = self._open_index(self._embedder, flush_every)
             self._journal.set("embedder", self._embedder.id)
             self._journal.set("dim", str(self._embedder.dim))
@@ -123,6 +127,7 @@ class Memory:
             memory=self._name(),
             embedder=embedder.id,
             dim=embedder.dim,
+            place=self._place_of,
             flush_every=flush_every,
         )
 
@@ -250,7 +255,7 @@ class Memory:
         """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
         with self._lock:
             if task is not None and kind is not None:
-                return tuple(self._of(user, task, kind).values())
+                return tuple(self._of(user, task, kind))
             return tuple(
                 record
                 for record in self._user(user).records.values()
@@ -264,30 +269,50 @@ class Memory:
         """The `k` records whose `request` is most similar (cosine), best first.
 
         Of `task` and of ANY_TASK when one is named, else of all tasks.
-        `vector`: unit length, shape (dim,). Exact up to 50,000 vectors of a user. Raises
-        InvalidSetting if the memory was opened without an embedder.
+        `vector`: unit length, shape (dim,). Of equally similar ones the older comes first. Exact up
+        to 200,000 vectors of a user. Raises InvalidSetting if the memory was opened without an
+        embedder.
         """
         with self._lock:
             self._catch_up()
-            among = self._of(user, task, kind)
-            found = self._need_index().search(user, vector, k, among=list(among))
-            return tuple((among[name], score) for name, score in found)
+            labels = None if task is None else {task, ANY_TASK}
+            found = self._need_index().search(user, vector, k, shelf=kind, labels=labels)
+            held = self._user(user).records
+            return tuple((held[name], score) for name, score in found)
 
-    def _of(self, user: str, task: str | None, kind: RecordKind) -> dict[str, Record]:
-        if task is None:
-            every = self._user(user).records.values()
-            return {r.id: r for r in every if r.kind is kind}
-        by, both = self._user(user).by, {task, ANY_TASK}
-        lists = [by[name, kind] for name in both if by.get((name, kind))]
-        if len(lists) <= 1:
-            return lists[0] if lists else {}
-        every = self._user(user).records.values()
-        return {r.id: r for r in every if r.kind is kind and r.task in both}
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """The unit vectors of the `request` of records, shape (len(records), dim), float32.
 
-    def patterns(self, *, user: str) -> Sequence[tuple[str, str]]:
-        """(pattern, task), oldest first."""
+        From the index; what it does not hold is embedded. Raises InvalidSetting if the memory was
+        opened without an embedder.
+        """
         with self._lock:
-            return tuple(self._user(user).patterns.items())
+            self._catch_up()
+            index = self._need_index()
+            found = np.zeros((len(records), self._dim), dtype=np.float32)
+            for user in {record.user for record in records}:
+                rows = [i for i, record in enumerate(records) if record.user == user]
+                found[rows] = index.vectors(user, [records[i].id for i in rows])
+            lost = np.flatnonzero(~found.any(axis=1))
+            if len(lost) and self._embedder is not None:
+                found[lost] = self._embedder.embed([records[i].request for i in lost])
+            return found
+
+    def _of(self, user: str, task: str, kind: RecordKind) -> list[Record]:
+        by = self._user(user).by
+        lists = [by[name, kind] for name in {task, ANY_TASK} if by.get((name, kind))]
+        found = [record for records in lists for record in records.values()]
+        return sorted(found, key=self._rank) if len(lists) > 1 else found
+
+    def _rank(self, record: Record) -> int:
+        """Where the record stands in the order of feedback, oldest first."""
+        return self._order[record.user][record.source]
+
+    def patterns(self, *, user: str) -> dict[str, str]:
+        """Each pattern's newest task, oldest pattern first. It grows with the memory, uncopied;
+        after a forgetting it is another object."""
+        with self._lock:
+            return self._user(user).patterns
 
     def event(self, event_id: str) -> Event | None:
         """The event of that id, from the journal."""
@@ -363,10 +388,17 @@ class Memory:
         for seq, event in self._journal.since(self._seq):
             changes[event.id] = change = apply(self.state, event)
             self._seq = seq
+            self._note_order(seq, event)
             if self._index is not None and (change.added or change.removed or change.forgotten):
                 self._behind.append(change)
         self._catch_up()
         return changes
+
+    def _note_order(self, seq: int, event: Event) -> None:
+        if event.kind is EventKind.FORGOTTEN:
+            self._order.pop(event.user, None)
+        elif event.kind in FEEDBACK:
+            self._order.setdefault(event.user, {})[event.id] = seq
 
     def _catch_up(self) -> None:
         """Index what was folded. What fails here is tried again at the next call."""
@@ -388,7 +420,15 @@ class Memory:
                 by_user.setdefault(record.user, []).append(record)
         for user, theirs in by_user.items():
             rows = np.stack([vectors[record.request] for record in theirs])
-            self._need_index().put(user, [record.id for record in theirs], rows)
+            places = [self._place(record) for record in theirs]
+            self._need_index().put(user, [record.id for record in theirs], rows, places)
+
+    def _place(self, record: Record) -> Place:
+        return Place(shelf=record.kind, label=record.task, rank=self._rank(record))
+
+    def _place_of(self, user: str, name: str) -> Place | None:
+        record = self._user(user).records.get(name)
+        return None if record is None else self._place(record)
 
     def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
         """The vectors of the records' requests, by text; one call for those not at hand."""
