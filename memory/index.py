@@ -79,8 +79,7 @@ class MemoryIndex:
         return theirs[shelf].search(vector, k, labels)
 
     def vectors(self, user: str, ids: Sequence[str]) -> FloatArray:
-        """The vectors of `ids`, shape (len(ids), dim); zeros, which no unit vector is, if not held.
-        """
+        """The vectors of `ids`, shape (len(ids), dim); zeros for ids that are not held."""
         found = np.zeros((len(ids), self._dim), dtype=np.float32)
         for shelf in self._shelves.get(user, {}).values():
             shelf.vectors(ids, into=found)

@@ -95,7 +95,7 @@ class Shelf:
         if moved != name:
             self.names[row] = moved
             self.row[moved] = row
-        parts = [self.matrix, self._labels, self._ranks]
+        parts: list[NDArray[Any]] = [self.matrix, self._labels, self._ranks]
         for part in parts if self._sketch is None else [*parts, self._sketch.rows]:
             part[row] = part[last]
             part[last] = 0

@@ -59,7 +59,9 @@ def test_the_search_is_brute_force_with_a_sketch_and_without(
     for query in held[count:]:
         found = shelf.search(query, 64)
         assert names(found) == best(held, range(count), query, 64)
-        assert [s for _, s in found] == pytest.approx([float(held[n] @ query) for n in names(found)])
+        assert [s for _, s in found] == pytest.approx(
+            [float(held[n] @ query) for n in names(found)]
+        )
 
 
 @pytest.mark.parametrize("labels", [["label 1"], ["label 0", "label 2"], ["label 1", "unknown"]])
