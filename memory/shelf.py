@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SKETCHED_FROM = 8192
 """Rows from which a search reads the sketch first: fewer are read whole in under 1 ms."""
 
-_WIDTH = 96
+_WIDTH = 96  # with the length of the rest: rows of whole cache lines
 _SAMPLE = 2048
 _FIRST = 256
 _GATHERED = 1024
@@ -115,7 +115,7 @@ class Shelf:
         """The `k` best (id, dot product), best first, of equals the lower rank."""
         vector = np.asarray(vector, dtype=np.float32)
         rows = self._candidates(vector, k, labels)
-        scores = np.vecdot(self.matrix[rows], vector)
+        scores = np.vecdot(self.matrix.take(rows, axis=0), vector)
         best = np.lexsort((self._ranks[rows], -scores))[:k]
         return [(self.names[rows[i]], float(scores[i])) for i in best]
 
@@ -136,18 +136,21 @@ class Shelf:
         kth = np.partition(scores, count - k)[count - k]
         return np.flatnonzero(scores >= kth - _SLACK)
 
-    def _labelled(self, labels: Collection[str]) -> NDArray[np.bool_]:
-        codes = [self._codes[label] for label in labels if label in self._codes]
+    def _labelled(self, labels: Collection[str]) -> NDArray[np.bool_] | None:
+        """Which rows have one of the labels; None if all have."""
+        if self._codes.keys() <= set(labels):
+            return None
         allowed = np.zeros(len(self.names), dtype=np.bool_)
-        for code in codes:
-            allowed |= self._labels[: len(self.names)] == code
+        for label in labels:
+            if label in self._codes:
+                allowed |= self._labels[: len(self.names)] == self._codes[label]
         return allowed
 
     def _kth_of_first(self, vector: FloatArray, bounds: FloatArray, k: int) -> float:
         """The k-th score among the most promising rows: the k-th of all is no lower."""
         count, first = len(bounds), max(k, _FIRST)
         rows = np.argpartition(bounds, count - first)[count - first :]
-        scores = self.matrix[rows] @ vector
+        scores = self.matrix.take(rows, axis=0) @ vector
         return float(np.partition(scores, first - k)[first - k])
 
 
@@ -163,7 +166,7 @@ class _Sketch:
     def __init__(self, matrix: FloatArray) -> None:
         """`matrix`: all rows, shape (rows, dim)."""
         self.learned_from = len(matrix)
-        width = min(_WIDTH, matrix.shape[1] // 4)
+        width = min(_WIDTH - 1, matrix.shape[1] // 4)
         places = np.linspace(0, len(matrix) - 1, min(_SAMPLE, len(matrix))).astype(np.intp)
         sample = matrix[places].astype(np.float64)
         _, directions = np.linalg.eigh(sample.T @ sample)
