@@ -135,47 +135,51 @@ class Recaller:
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
         """Demonstrations first, each part best first."""
-        pool = self._near(vector, request, task, RecordKind.CASE)
+        pool = self._near(vector, request, task, RecordKind.CASE, VOTE)
         shown = _diverse(_newest_of_each_text(pool), request.prompt, self._demonstrations)
         chosen = {case.record.id for case in shown}
         rest = [case for case in pool if case.record.id not in chosen]
         return (
-            *(_in_channel(case, DEMONSTRATION) for case in shown),
-            *(_in_channel(case, VOTE) for case in rest),
+            *(Recalled(record=c.record, score=c.score, channel=DEMONSTRATION) for c in shown),
+            *rest,
         )
 
     def _recall_rejected(
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
-        pool = self._near(vector, request, task, RecordKind.REJECTED)
-        return tuple(_in_channel(case, REJECTED) for case in pool)
+        return tuple(self._near(vector, request, task, RecordKind.REJECTED, REJECTED))
 
     def _near(
-        self, vector: FloatArray, request: Request, task: str, kind: RecordKind
+        self, vector: FloatArray, request: Request, task: str, kind: RecordKind, channel: str
     ) -> list[Recalled]:
         """Of the task; one that was inferred and has none borrows what is near from the others."""
-        own = self._same_text_first(vector, request, task, kind)
+        own = self._same_text_first(vector, request, task, kind, channel)
         if own or request.task is not None:
             return own
-        others = self._same_text_first(vector, request, None, kind)
+        others = self._same_text_first(vector, request, None, kind, channel)
         return [other for other in others if other.score >= BORROW_THRESHOLD]
 
     def _same_text_first(
-        self, vector: FloatArray, request: Request, task: str | None, kind: RecordKind
+        self,
+        vector: FloatArray,
+        request: Request,
+        task: str | None,
+        kind: RecordKind,
+        channel: str,
     ) -> list[Recalled]:
         """The nearest records; those of the very same text first, the newest leading."""
         if not self._voters:
             return []
-        user, found = request.user, self._records
+        user, prompt, found = request.user, request.prompt, self._records
         near = list(found.nearest(vector, self._voters, user=user, task=task, kind=kind))
         if len(near) == self._voters and near[-1][1] > _INDISTINCT:
             # Long texts with one beginning crowd out the very text: look for it by name.
             known = {record.id for record, _ in near}
             every = found.records(user=user, task=task, kind=kind)
-            near += [(r, 1.0) for r in every if r.request == request.prompt and r.id not in known]
-        pool = _recalled(near, VOTE)
-        same = [case for case in pool if case.record.request == request.prompt]
-        other = [case for case in pool if case.record.request != request.prompt]
+            near += [(r, 1.0) for r in every if r.request == prompt and r.id not in known]
+        pool = _recalled(near, channel)
+        same = [case for case in pool if case.record.request == prompt]
+        other = [case for case in pool if case.record.request != prompt]
         same.sort(key=lambda case: case.record.created, reverse=True)
         return [*same, *other][: self._voters]
 
@@ -217,7 +221,3 @@ def _older(a: Recalled, b: Recalled) -> bool:
 
 def _recalled(found: Iterable[tuple[Record, float]], channel: str) -> list[Recalled]:
     return [Recalled(record=r, score=min(1.0, float(s)), channel=channel) for r, s in found]
-
-
-def _in_channel(case: Recalled, channel: str) -> Recalled:
-    return Recalled(record=case.record, score=case.score, channel=channel)

@@ -96,8 +96,11 @@ class Records(Protocol):
 class Patterns(Protocol):
     """The instruction patterns seen so far, each with its task."""
 
-    def patterns(self, *, user: str) -> Sequence[tuple[str, str]]:
-        """(pattern, task), oldest first."""
+    def patterns(self, *, user: str) -> dict[str, str]:
+        """The newest task of each pattern, oldest pattern first; only to be read.
+
+        One object as long as patterns only come; another one after a forgetting.
+        """
 
 
 class Ledgers(Protocol):
