@@ -209,7 +209,7 @@ def _verified(
     assert request.verify is not None
     scores = []
     for candidate in candidates:
-        value = candidate.text
+        value: object = candidate.text
         if output is not None:
             value = output.parse(candidate.text, candidate.finish)
         score = float(request.verify(value))

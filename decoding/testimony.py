@@ -100,7 +100,7 @@ class _Told:
 
     def probability(self, text: str | None) -> float:
         """The mixture's, of a text that is listed; 0 for others."""
-        if text not in self.kept["answers"]:
+        if text is None or text not in self.kept["answers"]:
             return 0.0
         return float(np.exp(self.kept["mixture"][self.place(text)] / _CENTINATS))
 
