@@ -66,6 +66,7 @@ class Cell:
     runs: Mapping[str, tuple[tuple[Step, ...], ...]]
     left_out: Mapping[str, str]
     blocks: tuple[int, ...]
+    open_answers: bool
     regret: Regret | None
     weights_unchanged: bool
 
@@ -136,6 +137,7 @@ def run(bench: Bench, plan: Plan, say: Callable[[str], None] = lambda _: None) -
         runs={name: tuple(orders) for name, orders in runs.items()},
         left_out=left_out,
         blocks=first.stream.blocks,
+        open_answers=any(item.answers is None for item in first.stream.items),
         regret=max(regrets, key=lambda r: r.nats - r.bound, default=None),
         weights_unchanged=bench.fingerprint() == before,
     )

@@ -17,6 +17,7 @@ from benchmarks.play import Step
 BINS = 15
 HARM_POINTS = 1.0
 HARM_P = 0.05
+WINDOW = 100
 PRESENT = 0.9
 """An expert that gave an opinion on a smaller share of the steps is not compared."""
 
@@ -59,6 +60,7 @@ def summary(runs: Runs, blocks: Sequence[int] = (0,)) -> dict[str, object]:
         found["ece"] = round(ece(every), 2)
     if len(blocks) > 1:
         found["blocks"] = by_block(runs, blocks)
+        found["recovery"] = recovery(runs, blocks[-1])
     return found
 
 
@@ -67,6 +69,17 @@ def by_block(runs: Runs, blocks: Sequence[int]) -> list[float]:
     ends = [*blocks[1:], None]
     parts = [[prequential(s[a:b]) for s in runs] for a, b in zip(blocks, ends, strict=True)]
     return [round(float(np.mean(part)), 2) for part in parts]
+
+
+def recovery(runs: Runs, at: int) -> int | None:
+    """Steps after step `at` until the share of right answers over `WINDOW` steps, mean of the
+    orders, is back at 90 % of what it was before; None if it never is."""
+    curve = np.mean([[step.right for step in steps] for steps in runs], axis=0)
+    before = curve[max(0, at - WINDOW) : at].mean()
+    for end in range(at + WINDOW, len(curve) + 1):
+        if curve[end - WINDOW : end].mean() >= 0.9 * before:
+            return end - WINDOW - at
+    return None
 
 
 def ece(steps: Sequence[Step], bins: int = BINS) -> float:

@@ -21,7 +21,6 @@ from pathlib import Path
 from benchmarks import cell, figures, streams
 from benchmarks.bench import BUDGET, Bench
 from benchmarks.oracle import FEEDBACK, Regime
-from benchmarks.play import Step
 from benchmarks.streams import Draw, Labelled
 from benchmarks.suite import suite
 from tta.cli_common import note, quiet_libraries, say
@@ -128,8 +127,7 @@ def _cell(bench: Bench, args: argparse.Namespace) -> int:
 def _print(found: cell.Cell, plan: cell.Plan) -> None:
     methods = found.methods()
     some = next(iter(methods.values()))
-    open_answers = any(step.distance not in (0.0, 1.0) for step in _steps(found))
-    columns = (*figures.COLUMNS, "ece", *(["distance"] if open_answers else []))
+    columns = (*figures.COLUMNS, "ece", *(["distance"] if found.open_answers else []))
     columns = (*columns, *(["shown"] if any(m["shown"] for m in methods.values()) else []))
     say(f"{found.stream}: feedback by {plan.regime}; {plan.steps} steps, orders {plan.seeds}")
     say(figures.table(methods, columns))
@@ -147,10 +145,6 @@ def _print(found: cell.Cell, plan: cell.Plan) -> None:
         best = sorted(alone.items(), key=lambda pair: -pair[1])[:4]
         say("experts alone: " + ", ".join(f"{name} {value:.1f}" for name, value in best))
     say(f"weights: {'unchanged' if found.weights_unchanged else 'CHANGED'}")
-
-
-def _steps(found: cell.Cell) -> list[Step]:
-    return [step for runs in found.runs.values() for steps in runs for step in steps]
 
 
 def _suite(bench: Bench, args: argparse.Namespace) -> int:
