@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from benchmarks import figures
 from benchmarks.bench import Bench
@@ -70,7 +71,7 @@ class Cell:
     regret: Regret | None
     weights_unchanged: bool
 
-    def methods(self) -> dict[str, dict[str, object]]:
+    def methods(self) -> dict[str, dict[str, Any]]:
         return {name: figures.summary(runs, self.blocks) for name, runs in self.runs.items()}
 
     def against_frozen(self) -> figures.Paired | None:
@@ -87,7 +88,7 @@ class Cell:
     def experts(self) -> dict[str, float]:
         return figures.experts(self.runs["tta"]) if "tta" in self.runs else {}
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         against = self.against_frozen()
         return {

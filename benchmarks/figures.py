@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, lgamma, log
+from typing import Any
 
 import numpy as np
 
@@ -35,13 +36,13 @@ def last_fifth(steps: Sequence[Step]) -> float:
     return prequential(steps[len(steps) * 4 // 5 :])
 
 
-def summary(runs: Runs, blocks: Sequence[int] = (0,)) -> dict[str, object]:
+def summary(runs: Runs, blocks: Sequence[int] = (0,)) -> dict[str, Any]:
     """The figures of one method: means over all steps of all orders; `sd` over the orders (0 for
     one order)."""
     each = [prequential(steps) for steps in runs]
     every = [step for steps in runs for step in steps]
     times = [step.ms for step in every]
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "prequential": round(float(np.mean(each)), 2),
         "last": round(float(np.mean([last_fifth(steps) for steps in runs])), 2),
         "sd": round(float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, 2),
@@ -148,7 +149,7 @@ COLUMNS = ("prequential", "last", "sd", "tokens", "passes", "ms")
 _HEADS = {"prequential": "preq. %", "last": "last 1/5", "tokens": "tokens", "distance": "edit %"}
 
 
-def table(methods: Mapping[str, Mapping[str, object]], columns: Sequence[str] = COLUMNS) -> str:
+def table(methods: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     """One line a method."""
     width = max(map(len, methods))
     heads = "".join(f"{_HEADS.get(column, column):>10}" for column in columns)

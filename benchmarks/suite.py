@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from benchmarks import figures, streams
 from benchmarks.bench import Bench
@@ -79,12 +80,12 @@ def suite(
     seeds: tuple[int, ...],
     methods: str,
     say: Callable[[str], None],
-) -> tuple[dict[str, dict[str, object]], list[str]]:
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Run the matching cells; (figures by cell, what failed). `say` gets one line a cell.
 
     What fails: harm, a regret above its bound, weights that changed, a leak between strict scopes.
     """
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
     say(HEAD)
     for named in matching(patterns):
