@@ -35,7 +35,8 @@ class Frozen:
         """Nothing."""
 
     def _answer(self, item: Item, opinion: Opinion, saved: float) -> Answer:
-        sure = None if opinion.logprobs is None else float(np.exp(opinion.logprobs.max()))
+        """With the probability of the answer among the closed set as confidence."""
+        sure = None
         if opinion.logprobs is not None:
             sure = float(np.exp(log_softmax(opinion.logprobs).max()))
         return Answer(text=opinion.text, cost=opinion.cost, confidence=sure, saved_ms=saved)
@@ -92,7 +93,7 @@ class NearestMemory(Frozen):
         opinion, saved = self._prior(item)
         near = self._near(item)
         if not near:
-            return self._answer(item, opinion, saved)
+            return Answer(text=opinion.text, cost=opinion.cost, saved_ms=saved)
         scores: Counter[str] = Counter()
         for vote, cosine in near:
             scores[vote.answer] += vote.sign * (np.exp(8 * cosine) - 1)
