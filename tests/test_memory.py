@@ -64,7 +64,7 @@ def test_it_is_what_the_step_asks_for(memory: Memory) -> None:
     records: Records = memory
     patterns: Patterns = memory
     assert list(records.records(user="ada")) == []
-    assert list(patterns.patterns(user="ada")) == []
+    assert dict(patterns.patterns(user="ada")) == {}
 
 
 def test_a_correction_is_found_at_once(memory: Memory) -> None:
