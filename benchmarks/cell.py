@@ -153,9 +153,7 @@ def _one(
     if plan.ask is not None:
         asking = Asking(share=plan.ask, chosen=name != RANDOM, seed=seed)
     steps = play(method, drawn, oracle, delay=plan.regime.delay, asking=asking)
-    regrets: list[Regret] = []
-    if name == "tta" and isinstance(method, Tta) and hasattr(method.chat, "health"):
-        regrets = regrets_of(method)
+    regrets = regrets_of(method) if name == "tta" and isinstance(method, Tta) else []
     if isinstance(method, Tta):
         method.close()
     return steps, regrets

@@ -52,9 +52,6 @@ def tellings(regime: Regime, stream: Drawn, *, seed: int = 2) -> Watcher:
 
 # ------------------------------------------------------------------------- who knows what is right
 
-RUNNABLE = [name for name in METHODS if name != "tta.everyone"]
-
-
 class Scripted(Oracle):
     """Gives another oracle's feedback, whatever targets it was made with."""
 
@@ -67,7 +64,7 @@ class Scripted(Oracle):
 
 
 @pytest.mark.parametrize("feedback", ["label", "bit"])
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", list(METHODS))
 def test_targets_that_are_noise_change_no_answer_when_the_feedback_is_the_same(
     name: str, feedback: str, bench: Bench, tiny: Bench
 ) -> None:
