@@ -88,6 +88,11 @@ class Cell:
     def experts(self) -> dict[str, float]:
         return figures.experts(self.runs["tta"]) if "tta" in self.runs else {}
 
+    def without_passes(self) -> float:
+        """Percent of tta's steps that took no pass of the model."""
+        every = [step for steps in self.runs["tta"] for step in steps]
+        return 100 * sum(step.passes == 0 for step in every) / len(every)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         against = self.against_frozen()

@@ -20,7 +20,7 @@ HARM_POINTS = 1.0
 HARM_P = 0.05
 WINDOW = 100
 PRESENT = 0.9
-"""An expert that gave an opinion on a smaller share of the steps is not compared."""
+"""An expert that was skipped more often than this allows is not compared."""
 
 Runs = Sequence[Sequence[Step]]
 """The steps of each order."""
@@ -134,15 +134,24 @@ def sign_test(better: int, worse: int) -> float:
 
 
 def experts(runs: Runs) -> dict[str, float]:
-    """Percent right of each expert alone, of those that spoke at nearly every step."""
-    every = [step.experts for steps in runs for step in steps]
-    found = {name for step in every for name in step}
-    told = {name: [step[name] for step in every if name in step] for name in found}
+    """Percent right of each expert alone. Until it has something to go by an expert says what the
+    frozen one says; one that was often skipped after that is left out."""
+    names = {name for steps in runs for step in steps for name in step.experts}
+    found = {name: [_alone(steps, name) for steps in runs] for name in sorted(names)}
     return {
-        name: round(100 * float(np.mean(rights)), 2)
-        for name, rights in sorted(told.items())
-        if len(rights) >= PRESENT * len(every)
+        name: round(100 * float(np.mean([share for share in shares if share is not None])), 2)
+        for name, shares in found.items()
+        if None not in shares
     }
+
+
+def _alone(steps: Sequence[Step], name: str) -> float | None:
+    """The share of one expert's right answers in one order."""
+    first = next((at for at, step in enumerate(steps) if name in step.experts), len(steps))
+    spoken = sum(name in step.experts for step in steps[first:])
+    if spoken < max(1, PRESENT * (len(steps) - first)):
+        return None
+    return float(np.mean([s.experts.get(name, s.experts.get("frozen", False)) for s in steps]))
 
 
 COLUMNS = ("prequential", "last", "sd", "tokens", "passes", "ms")

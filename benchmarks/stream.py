@@ -133,12 +133,19 @@ def _print(found: cell.Cell, plan: cell.Plan) -> None:
     say(figures.table(methods, columns))
     if "blocks" in some:
         for name, row in methods.items():
-            say(f"{name} by part of the stream: {row['blocks']}")
+            back = f"; steps to recover: {row['recovery']}" if len(row["blocks"]) == 2 else ""
+            say(f"{name} by part of the stream: {row['blocks']}{back}")
     for name, why in found.left_out.items():
         say(f"left out: {name} ({why})")
     against = found.against_frozen()
     if against is not None:
         say(f"tta minus frozen: {against.gain:+.1f} points, p = {against.p:.2g}; harm {found.harm}")
+    if "tta" in methods:
+        tta, share = methods["tta"], found.without_passes()
+        say(
+            f"a step of tta: p95 {tta['ms_p95']} ms, of which learning p95"
+            f" {tta['learn_ms_p95']} ms; {share:.0f} % of the steps without a model pass"
+        )
     if found.regret is not None:
         say(f"regret {found.regret.nats:.2f} nats, bound {found.regret.bound:.2f}")
     if alone := found.experts():

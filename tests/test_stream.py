@@ -52,6 +52,7 @@ def tellings(regime: Regime, stream: Drawn, *, seed: int = 2) -> Watcher:
 
 # ------------------------------------------------------------------------- who knows what is right
 
+
 class Scripted(Oracle):
     """Gives another oracle's feedback, whatever targets it was made with."""
 
@@ -306,6 +307,14 @@ def test_recovery_counts_the_steps_until_nine_tenths_are_back() -> None:
     run_ = steps("x" * 200 + "-" * 60 + "x" * 200)
     assert figures.recovery([run_], 200) == 50  # ten of a hundred may still be wrong
     assert figures.recovery([steps("x" * 200 + "-" * 200)], 200) is None
+
+
+def test_an_expert_says_what_frozen_says_until_it_knows_something() -> None:
+    told = [{"frozen": True}, {"frozen": True, "a": False}, {"frozen": True, "a": True}]
+    run_ = [replace(step, experts=e) for step, e in zip(steps("xxx"), told, strict=True)]
+    assert figures.experts([run_]) == {"a": pytest.approx(66.67), "frozen": 100.0}
+    skipped = [replace(step, experts={"a": True} if i < 2 else {}) for i, step in enumerate(run_)]
+    assert figures.experts([skipped]) == {}
 
 
 def test_edit_distances_are_levenshteins() -> None:
