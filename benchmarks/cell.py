@@ -67,12 +67,16 @@ class Cell:
     runs: Mapping[str, tuple[tuple[Step, ...], ...]]
     left_out: Mapping[str, str]
     blocks: tuple[int, ...]
+    drifts: bool
     open_answers: bool
     regret: Regret | None
     weights_unchanged: bool
 
     def methods(self) -> dict[str, dict[str, Any]]:
-        return {name: figures.summary(runs, self.blocks) for name, runs in self.runs.items()}
+        return {
+            name: figures.summary(runs, self.blocks, drifts=self.drifts)
+            for name, runs in self.runs.items()
+        }
 
     def against_frozen(self) -> figures.Paired | None:
         if not {"tta", "frozen"} <= set(self.runs):
@@ -143,6 +147,7 @@ def run(bench: Bench, plan: Plan, say: Callable[[str], None] = lambda _: None) -
         runs={name: tuple(orders) for name, orders in runs.items()},
         left_out=left_out,
         blocks=first.stream.blocks,
+        drifts=first.stream.drifts,
         open_answers=any(item.answers is None for item in first.stream.items),
         regret=max(regrets, key=lambda r: r.nats - r.bound, default=None),
         weights_unchanged=bench.fingerprint() == before,

@@ -36,9 +36,9 @@ def last_fifth(steps: Sequence[Step]) -> float:
     return prequential(steps[len(steps) * 4 // 5 :])
 
 
-def summary(runs: Runs, blocks: Sequence[int] = (0,)) -> dict[str, Any]:
+def summary(runs: Runs, blocks: Sequence[int] = (0,), *, drifts: bool = False) -> dict[str, Any]:
     """The figures of one method: means over all steps of all orders; `sd` over the orders (0 for
-    one order)."""
+    one order); what each of the `blocks` of the stream came to, and how soon a drift was over."""
     each = [prequential(steps) for steps in runs]
     every = [step for steps in runs for step in steps]
     times = [step.ms for step in every]
@@ -61,6 +61,7 @@ def summary(runs: Runs, blocks: Sequence[int] = (0,)) -> dict[str, Any]:
         found["ece"] = round(ece(every), 2)
     if len(blocks) > 1:
         found["blocks"] = by_block(runs, blocks)
+    if drifts:
         found["recovery"] = recovery(runs, blocks[-1])
     return found
 

@@ -142,6 +142,8 @@ class Entry:
     """Shows things to a language model: cannot run without one."""
     closed: bool = False
     """Needs a closed answer set."""
+    shots: bool = False
+    """Needs examples that are not in the stream."""
     users: bool = False
     """Keeps users apart by itself."""
     only: str = ""
@@ -156,7 +158,9 @@ METHODS: Mapping[str, Entry] = {
     ),
     "frozen": Entry(make=lambda b, s, n: baselines.Frozen(b)),
     "frozen+calibration": Entry(make=lambda b, s, n: baselines.Calibrated(b), closed=True),
-    "16-shot": Entry(make=lambda b, s, n: prompting.FixedShots(b, s.shots), prompts=True),
+    "16-shot": Entry(
+        make=lambda b, s, n: prompting.FixedShots(b, s.shots), prompts=True, shots=True
+    ),
     "growprompt": Entry(make=lambda b, s, n: prompting.GrowPrompt(b), prompts=True),
     "memprompt": Entry(make=lambda b, s, n: prompting.MemPrompt(b, 16), prompts=True),
     "memprompt-original": Entry(
@@ -220,6 +224,8 @@ def _open(stream: Stream, entry: Entry) -> bool:
 
 def _cannot(entry: Entry, bench: Bench, stream: Stream) -> str:
     open_answers = any(item.answers is None for item in stream.items)
+    if entry.shots and not stream.shots:
+        return "no rows are left for a disjoint split"
     if bench.model is None and entry.prompts:
         return "needs a language model"
     if bench.model is None and open_answers:

@@ -133,7 +133,7 @@ def _print(found: cell.Cell, plan: cell.Plan) -> None:
     say(figures.table(methods, columns))
     if "blocks" in some:
         for name, row in methods.items():
-            back = f"; steps to recover: {row['recovery']}" if len(row["blocks"]) == 2 else ""
+            back = f"; steps to recover: {row['recovery']}" if found.drifts else ""
             say(f"{name} by part of the stream: {row['blocks']}{back}")
     for name, why in found.left_out.items():
         say(f"left out: {name} ({why})")

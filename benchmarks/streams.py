@@ -52,6 +52,7 @@ class Stream:
     shots: tuple[tuple[Item, str], ...] = ()
     scoped: bool = False
     blocks: tuple[int, ...] = (0,)
+    drifts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,8 @@ def labelled(found: Labelled, *, seed: int, steps: int, drift: bool = False) -> 
     if drift:
         moved = permuted(output.answers, DRIFTING, np.random.default_rng([seed, 7]))
         targets = (*targets[:half], *(moved.get(t, t) for t in targets[half:]))
-    stream = Stream(name=found.name, items=items, shots=shots, blocks=(0, half) if drift else (0,))
+    blocks = (0, half) if drift else (0,)
+    stream = Stream(name=found.name, items=items, shots=shots, blocks=blocks, drifts=drift)
     return Drawn(stream=stream, targets=targets)
 
 
