@@ -107,9 +107,7 @@ class Decider:
         recall: Recall,
         standing: Standing,
     ) -> Decision:
-        opinions = dict(
-            self._readers.opinions(request, task, answers, output.descriptions, recall)
-        )
+        opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))
         asked, cost, skipped = self._ask(answers, prompts, standing, opinions)
         opinions |= asked
         if self._model is None:
@@ -162,9 +160,7 @@ def _mixed(opinions: Mapping[str, FloatArray], standing: Standing, prompts: Prom
     return alone(leader, opinions[leader])
 
 
-def _exactly(
-    mixed: Blend, request: Request, answers: Sequence[str], recall: Recall
-) -> Blend:
+def _exactly(mixed: Blend, request: Request, answers: Sequence[str], recall: Recall) -> Blend:
     """What was accepted for this very request is answered, what was refused is not."""
     same = [r.record.answer for r in recall.cases if r.record.request == request.prompt]
     accepted = next((answers.index(a) for a in same if a in answers), None)
@@ -196,9 +192,7 @@ def _open(
     opinions, cost = drawing.opinions(request, output, prompts, recall, standing, found)
     texts = [c.text for c in found.candidates]
     mixed = blend(opinions, standing.weights)
-    kept = opinions_json(
-        texts, opinions, mixed, closed=False, frozen=found.frozen, passes=[]
-    )
+    kept = opinions_json(texts, opinions, mixed, closed=False, frozen=found.frozen, passes=[])
     final = drawing.forced(mixed, request, texts, recall)
     return decision(found.candidates, final, found.cost + cost, found.stopped, kept)
 

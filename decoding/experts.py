@@ -49,7 +49,7 @@ def is_needed(passed: str, standing: Standing) -> bool:
 
 
 def leads(standing: Standing) -> str:
-    """Which of the two prompts is drawn from: with memory, unless the frozen one is trusted more."""
+    """Which prompt is drawn from: with memory, unless the frozen one is trusted more."""
     known = totals(standing.weights)
     frozen, recalled = known.get(FROZEN, 0.0), known.get(RECALLED, 0.0)
     muted = standing.weights.mute > 0.5
@@ -57,9 +57,7 @@ def leads(standing: Standing) -> str:
     return FROZEN if muted or (tried and frozen > recalled) else RECALLED
 
 
-def calibrated(
-    logprobs: FloatArray, answers: Sequence[str], bias: Bias | None
-) -> FloatArray:
+def calibrated(logprobs: FloatArray, answers: Sequence[str], bias: Bias | None) -> FloatArray:
     """Without what the model thinks of each answer whatever is asked: minus the running mean of
     its log-probabilities (Zhao et al., 2021; Zhou et al., 2023), which counts more as it is known
     better. Shape (K,)."""

@@ -48,6 +48,6 @@ def _why(weights: Weights, share: dict[str, float]) -> str:
     if weights.mute >= MUTED:
         return f"muted: the feedback looks random (probability {weights.mute:.2f})"
     if share[FROZEN] >= MUTED:
-        return f"muted: nothing predicts the feedback better than the frozen model ({share[FROZEN]:.2f})"
+        return f"muted: nothing is better than the frozen model (weight {share[FROZEN]:.2f})"
     leader = max(share, key=lambda e: share[e])
     return f"adapted: {leader} is trusted most ({share[leader]:.2f})"

@@ -76,7 +76,7 @@ def normalise(scores: FloatArray) -> FloatArray:
 
 
 def sharpened(logprobs: FloatArray) -> FloatArray:
-    """An opinion at each sharpness, as probabilities bounded by `FLOOR`: (..., K) to (..., S, K)."""
+    """Opinions at each sharpness, as probabilities bounded by `FLOOR`: (..., K) to (..., S, K)."""
     scaled = np.multiply.outer(np.asarray(logprobs, dtype=np.float64), SHARPNESS)
     scaled = np.moveaxis(scaled, -1, -2)
     powers = np.exp(scaled - scaled.max(-1, keepdims=True))
@@ -157,9 +157,7 @@ class Mixture:
             for name, cells in parent.cells.items()
         }
         allowance = {name: -float(np.log(c[_PLAIN * len(NOISE)])) for name, c in cells.items()}
-        return replace(
-            even, cells=cells, mute=(parent.mute + even.mute) / 2, allowance=allowance
-        )
+        return replace(even, cells=cells, mute=(parent.mute + even.mute) / 2, allowance=allowance)
 
     def observe(self, weights: Weights, heard: Mapping[str, Json]) -> Weights:
         """After feedback: `heard` as `testimony` made it. One step of Bayes and a fixed share."""
@@ -208,7 +206,7 @@ def entered(weights: Weights, names: Sequence[str]) -> Weights:
         weights,
         cells={
             **{name: tuple(scale * c for c in cells) for name, cells in weights.cells.items()},
-            **{name: (cell,) * _CELLS for name in new},
+            **dict.fromkeys(new, (cell,) * _CELLS),
         },
         mute=scale * weights.mute,
         expert_log_loss={**weights.expert_log_loss, **dict.fromkeys(new, weights.log_loss)},

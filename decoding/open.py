@@ -63,9 +63,7 @@ class Drawing:
     def __init__(self, model: Model | None, readers: Readers) -> None:
         self._model, self._readers = model, readers
 
-    def accepted(
-        self, request: Request, output: Output | None, recall: Recall
-    ) -> Candidate | None:
+    def accepted(self, request: Request, output: Output | None, recall: Recall) -> Candidate | None:
         """What was accepted for this very request, unless more was asked for than one answer, or
         a rule came later."""
         same = [r.record for r in recall.cases if r.record.request == request.prompt]
@@ -135,9 +133,7 @@ class Drawing:
             opinions["verifier"] = _verified(request, output, found.candidates)
         return opinions, cost
 
-    def forced(
-        self, mixed: Blend, request: Request, texts: Sequence[str], recall: Recall
-    ) -> Blend:
+    def forced(self, mixed: Blend, request: Request, texts: Sequence[str], recall: Recall) -> Blend:
         """An answer refused for this very request is not repeated while there is another."""
         refused = {r.record.answer for r in recall.rejected if r.score >= SAME}
         allowed = np.array([text not in refused for text in texts])
@@ -213,7 +209,7 @@ def _verified(
     assert request.verify is not None
     scores = []
     for candidate in candidates:
-        value = candidate.text
+        value: object = candidate.text
         if output is not None:
             value = output.parse(candidate.text, candidate.finish)
         score = float(request.verify(value))

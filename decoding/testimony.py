@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tta.decoding.mixture import FLOOR, FROZEN, Blend, normalise, sharpened
+from tta.decoding.mixture import FLOOR, Blend, normalise, sharpened
 from tta.types import EventKind, Json
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def opinions_json(
         "frozen": frozen,
         "passes": list(passes),
         "mixture": _centinats(mixture),
-        "experts": {
-            name: _centinats(row[listed]) for name, row in zip(names, table, strict=True)
-        },
+        "experts": {name: _centinats(row[listed]) for name, row in zip(names, table, strict=True)},
     }
 
 
@@ -102,7 +100,7 @@ class _Told:
 
     def probability(self, text: str | None) -> float:
         """The mixture's, of a text that is listed; 0 for others."""
-        if text not in self.kept["answers"]:
+        if text is None or text not in self.kept["answers"]:
             return 0.0
         return float(np.exp(self.kept["mixture"][self.place(text)] / _CENTINATS))
 
@@ -120,9 +118,7 @@ class _Told:
         return sharpened(listed)
 
 
-def _judge(
-    told: _Told, kind: EventKind, body: Mapping[str, Json]
-) -> dict[str, object] | None:
+def _judge(told: _Told, kind: EventKind, body: Mapping[str, Json]) -> dict[str, object] | None:
     if kind is EventKind.RATING:
         return _rated(told, float(cast(float, body["value"])))
     if kind is EventKind.CORRECTION:

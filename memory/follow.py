@@ -85,10 +85,16 @@ class Follower:
         index, embedder = self.needed(), self._embedder
         assert embedder is not None
         found = np.zeros((len(records), embedder.dim), dtype=np.float32)
-        for user in {record.user for record in records}:
-            rows = [i for i, record in enumerate(records) if record.user == user]
-            found[rows] = index.vectors(user, [records[i].id for i in rows])
-        lost = np.flatnonzero(~found.any(axis=1)).tolist()
+        by_user: dict[str, list[int]] = {}
+        for row, record in enumerate(records):
+            by_user.setdefault(record.user, []).append(row)
+        for user, rows in by_user.items():
+            theirs = index.vectors(user, [records[row].id for row in rows])
+            if len(by_user) == 1:
+                found = theirs
+            else:
+                found[rows] = theirs
+        lost = [row for row in np.flatnonzero(found[:, 0] == 0).tolist() if not found[row].any()]
         if lost:
             found[lost] = embedder.embed([records[i].request for i in lost])
         return found

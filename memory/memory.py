@@ -7,7 +7,6 @@ text becomes a vector.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -40,9 +39,9 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.floating[Any]]
 
-_log = logging.getLogger(__name__)
 
 _NOTHING: list[tuple[int, Record]] = []
+
 
 class Memory:
     """Records and patterns of any number of users. Every method may be called from any thread.

@@ -105,7 +105,8 @@ class Shelf:
         rows = np.fromiter((self.row.get(name, -1) for name in ids), np.intp, len(ids))
         held = rows >= 0
         if held.all():
-            np.take(self.matrix, rows, axis=0, out=into)
+            # "clip", though no row is out of bounds: numpy buffers all of `out` otherwise.
+            np.take(self.matrix, rows, axis=0, out=into, mode="clip")
         else:
             into[held] = self.matrix[rows[held]]
 

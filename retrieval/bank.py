@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,9 +55,7 @@ class Bank:
         """Whether it has learned what the ledgers no longer hold."""
         return any(ledgers.get(user) is not read for user, (read, _) in self._read.items())
 
-    def follow(
-        self, ledgers: Mapping[str, Sequence[tuple[int, Record]]], memory: Ledgers
-    ) -> None:
+    def follow(self, ledgers: Mapping[str, Sequence[tuple[int, Record]]], memory: Ledgers) -> None:
         """Learn what was added to the ledgers, by user."""
         for user, ledger in ledgers.items():
             start = self._read.get(user, (ledger, 0))[1]
@@ -177,7 +176,7 @@ def _votes(place: Mapping[str, int], recall: Recall) -> Iterator[tuple[int, floa
 def features(text: str) -> tuple[str, ...]:
     """Words, pairs of them, and the first three; each once."""
     words = ["<", *_WORD.findall(text.lower())]
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    pairs = [f"{a} {b}" for a, b in pairwise(words)]
     first = [" ".join(words[i : i + 3]) for i in (0, 1) if len(words) >= i + 3]
     return tuple(dict.fromkeys([*words, *pairs, *first]))
 

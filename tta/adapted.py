@@ -20,7 +20,7 @@ from tta.errors import InvalidSetting
 from tta.feedback import feedback_event
 from tta.memory import Memory
 from tta.protocols import Embedder, Model
-from tta.request import Prompt, check_name, check_reads, check_user, make_request
+from tta.request import Prompt, check_reads, check_user, make_request
 from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
     Banks,
@@ -409,7 +409,7 @@ def _context(packed: Packed, rendered: Rendered) -> Context:
 
 
 def _with_testimony(event: Event, about: Event | None) -> Event:
-    """The event with what it says of the experts that answered, so that folding it needs no more."""
+    """The event with what it says of the experts that answered: folding it needs no more."""
     if about is None:
         return event
     opinions = cast(Mapping[str, Json], about.body.get("opinions") or {})
