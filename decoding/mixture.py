@@ -24,7 +24,7 @@ from tta.types import Json, Weights
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
-SHARPNESS = (0.5, 1.0, 2.0)
+SHARPNESS = (0.25, 0.5, 1.0, 1.5)
 """An opinion p is read as p ** sharpness, normalised: experts are over- or under-sure."""
 NOISE = (0.0, 0.1, 0.2, 0.4)
 """Shares of feedback that may be wrong; "all of it" is `Weights.mute`."""

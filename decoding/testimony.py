@@ -34,7 +34,7 @@ def opinions_json(
     frozen: str | None,
     passes: Sequence[str],
 ) -> dict[str, Json]:
-    """What the journal keeps: log-probabilities in hundredths of nats.
+    """What the journal keeps: log-probabilities in hundredths of nats, as texts.
 
     answers, of (how many candidates), closed, frozen (its answer, None if it was not asked),
     passes (which experts took a model pass), mixture and experts (of the answers listed; what is
@@ -102,7 +102,8 @@ class _Told:
         """The mixture's, of a text that is listed; 0 for others."""
         if text is None or text not in self.kept["answers"]:
             return 0.0
-        return float(np.exp(self.kept["mixture"][self.place(text)] / _CENTINATS))
+        listed = self.kept["mixture"].split()
+        return float(np.exp(int(listed[self.place(text)]) / _CENTINATS))
 
     def instead(self) -> dict[str, Json]:
         left = max(1e-6, 1 - self.probability(self.answer))
@@ -110,7 +111,8 @@ class _Told:
         return {t: round(self.probability(t) / left, 4) for t in others[:INSTEAD]}
 
     def _read(self) -> FloatArray:
-        listed = np.array(list(self.kept["experts"].values()), dtype=np.float64) / _CENTINATS
+        rows = [row.split() for row in self.kept["experts"].values()]
+        listed = np.array(rows, dtype=np.float64) / _CENTINATS
         others = self.kept["of"] - listed.shape[1]
         if others > 0:
             rest = np.maximum(1 - np.exp(listed).sum(1, keepdims=True), FLOOR) / others
@@ -180,5 +182,6 @@ def _likeliest(scores: FloatArray, table: FloatArray) -> list[int]:
     return list(dict.fromkeys([*order, *favourites]))
 
 
-def _centinats(logprobs: FloatArray) -> list[Json]:
-    return [round(_CENTINATS * max(-20.0, float(value))) for value in logprobs]
+def _centinats(logprobs: FloatArray) -> str:
+    """Whole hundredths, separated by spaces: one text is cheaper to keep than many numbers."""
+    return " ".join(map(str, np.rint(_CENTINATS * np.maximum(-20.0, logprobs)).astype(int)))

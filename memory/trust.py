@@ -122,9 +122,9 @@ def _counted(tally: Tally, heard: Mapping[str, Json]) -> Tally:
     )
 
 
-def _moved(old: Bias, opinions: Mapping[str, Any], listed: list[int]) -> Bias:
+def _moved(old: Bias, opinions: Mapping[str, Any], listed: str) -> Bias:
     """One more answer's opinion in the running mean; those not listed share what is left."""
-    logs = [value / 100 for value in listed]
+    logs = [int(centinats) / 100 for centinats in listed.split()]
     others = opinions["of"] - len(logs)
     rest = log(max(1e-4, 1 - sum(map(exp, logs))) / others) if others > 0 else 0.0
     sums = dict(old.sums)

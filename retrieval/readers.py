@@ -115,32 +115,37 @@ class Recent:
 
     def __init__(self, tau: float, pseudo: float, window: int) -> None:
         self._kernel = Kernel(tau, pseudo)
-        self._window = window
-        self._lessons: list[tuple[Lesson, float]] = []
+        self._next = 0
+        self._rows = np.full(window, -1, dtype=np.intp)
+        self._weights = np.zeros(window)
+        self._vectors: FloatArray | None = None
 
     def opinion(self, question: Question) -> FloatArray:
-        place = {int(row): i for i, row in enumerate(question.rows)}
-        votes = [
-            (place[row], lesson.vector, sign * weight)
-            for lesson, sign in self._lessons
-            for row, weight in _hard(lesson)
-            if row in place
-        ]
-        if not votes:
+        if self._vectors is None:
             return self._kernel.votes(NOBODY, question.names)
-        places, vectors, weights = zip(*votes, strict=True)
+        asked = np.full(max(self._rows.max(), question.rows.max()) + 1, -1, dtype=np.intp)
+        asked[question.rows] = np.arange(len(question.rows))
+        place = np.where(self._rows >= 0, asked[self._rows], -1)
+        heard = place >= 0
         voters = Voters(
-            place=np.array(places),
-            cosine=np.array(vectors) @ question.vector,
-            weight=np.array(weights),
+            place=place[heard],
+            cosine=self._vectors[heard] @ question.vector,
+            weight=self._weights[heard],
         )
         return self._kernel.votes(voters, question.names)
 
     def learn(self, lesson: Lesson, sign: float) -> None:
+        if self._vectors is None:
+            self._vectors = np.zeros((len(self._rows), len(lesson.vector)))
+        row, weight = _hard(lesson)
         if sign > 0:
-            self._lessons = [*self._lessons[1 - self._window :], (lesson, 1.0)]
-        else:
-            self._lessons = [kept for kept in self._lessons if not _equal(kept[0], lesson)]
+            self._rows[self._next], self._weights[self._next] = row, weight
+            self._vectors[self._next] = lesson.vector
+            self._next = (self._next + 1) % len(self._rows)
+        else:  # what had to leave for it does not come back: the window is of lessons, not of days
+            same = (self._rows == row) & (self._weights == weight)
+            same &= (self._vectors == lesson.vector).all(1)
+            self._rows[same] = -1
 
 
 class Centroid:
@@ -339,17 +344,8 @@ def grown(table: FloatArray, lesson: Lesson) -> FloatArray:
     return np.concatenate([table, more])
 
 
-def _hard(lesson: Lesson) -> list[tuple[int, float]]:
-    """What was said outright: an answer for, or an answer against."""
+def _hard(lesson: Lesson) -> tuple[int, float]:
+    """What was said outright: the row of an answer, and a weight, negative if it was refused."""
     if lesson.refused is not None:
-        return [(lesson.refused, -lesson.weight)]
-    return [(row, lesson.weight * right) for row, right in lesson.target.items()]
-
-
-def _equal(a: Lesson, b: Lesson) -> bool:
-    return (
-        a.target == b.target
-        and a.refused == b.refused
-        and a.weight == b.weight
-        and np.array_equal(a.vector, b.vector)
-    )
+        return lesson.refused, -lesson.weight
+    return max(lesson.target, key=lambda row: lesson.target[row]), lesson.weight

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from tta.errors import InvalidSetting
@@ -190,18 +191,19 @@ def _diverse(pool: Sequence[Recalled], prompt: str, k: int) -> list[Recalled]:
     Maximal marginal relevance (Carbonell & Goldstein 1998) with the answer as what is redundant:
     the next is argmax of cosine - penalty * (chosen ones with the same answer).
     """
-    left, chosen = list(pool), list[Recalled]()
     seen: Counter[str] = Counter()
-
-    def gain(case: Recalled) -> tuple[bool, float]:
-        redundant = SAME_ANSWER_PENALTY * seen[case.record.answer]
-        return case.record.request == prompt, case.score - redundant
-
-    while left and len(chosen) < k:
-        best = max(left, key=gain)
-        left.remove(best)
-        chosen.append(best)
-        seen[best.record.answer] += 1
+    chosen: list[Recalled] = []
+    heap = [(case.record.request != prompt, -case.score, i, 0) for i, case in enumerate(pool)]
+    heapify(heap)
+    while heap and len(chosen) < k:
+        other, _, i, counted = heappop(heap)
+        case, redundant = pool[i], seen[pool[i].record.answer]
+        if redundant > counted:  # gains only fall: it is put back where it belongs by now
+            loss = SAME_ANSWER_PENALTY * redundant - case.score
+            heappush(heap, (other, loss, i, redundant))
+            continue
+        chosen.append(case)
+        seen[case.record.answer] += 1
     return chosen
 
 
