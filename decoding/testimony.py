@@ -93,7 +93,9 @@ class _Told:
         return listed.index(text) if text in listed else len(listed)
 
     def knows(self, text: str) -> bool:
-        return text in self.kept["answers"] or bool(self.kept["closed"])
+        """Whether `text` was a candidate: an answer new to a closed set was not."""
+        listed = self.kept["answers"]
+        return text in listed or (bool(self.kept["closed"]) and len(listed) < self.kept["of"])
 
     def names(self) -> list[str]:
         return list(self.kept["experts"])
@@ -148,7 +150,7 @@ def _corrected(told: _Told, text: str) -> dict[str, object] | None:
     right = float(text == told.answer)
     frozen = told.kept["frozen"]
     was = None if frozen is None else float(frozen == text)
-    if not told.knows(text):  # an open answer that nobody had: the one given was wrong
+    if not told.knows(text):  # an answer that nobody had: the one given was wrong
         return _heard(told, 1 - told.likelihood(told.answer), 2, right, was)
     return _heard(told, told.likelihood(text), told.kept["of"], right, was)
 
