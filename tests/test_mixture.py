@@ -1,4 +1,4 @@
-"""Bayes over experts: exact arithmetic, the bound whatever the feedback, and whom it comes to trust.
+"""Bayes over experts: exact arithmetic, the bound whatever the feedback, and who is trusted.
 
 What is asserted holds for any choice of the constants within reason.
 """
