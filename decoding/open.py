@@ -91,14 +91,19 @@ class Drawing:
         standing: Standing,
     ) -> Drawn:
         """`request.n` samples from the leader's prompt; from the other one a greedy answer, when
-        it is worth knowing; and what was accepted before."""
-        source = leader if prompts.differ else FROZEN
+        it is worth knowing; and what was accepted before.
+
+        A rule or a note is no opinion to be voted down by a model that was not told: with one,
+        all are drawn from the prompt that holds it."""
+        told = bool(recall.rules or recall.notes)
+        source = (RECALLED if told else leader) if prompts.differ else FROZEN
         prompt = prompts.recalled if source == RECALLED else prompts.frozen()
         drawn, cost, stopped = self._drawn(request, output, prompt, recall)
         found = {c.text: (c, source) for c in reversed(drawn)}
         greedy = {source: drawn[0].text}
         other = FROZEN if source == RECALLED else RECALLED
-        if prompts.differ and standing.experienced and is_contender(other, standing):
+        voted = prompts.differ and standing.experienced and not told
+        if voted and is_contender(other, standing):
             more_prompt = prompts.recalled if other == RECALLED else prompts.frozen()
             (extra, *_), more = self.sample(request, output, more_prompt, 1)
             greedy[other], cost = extra.text, cost + more

@@ -93,7 +93,9 @@ class _Told:
         return listed.index(text) if text in listed else len(listed)
 
     def knows(self, text: str) -> bool:
-        return text in self.kept["answers"] or bool(self.kept["closed"])
+        """Whether `text` was a candidate: an answer new to a closed set was not."""
+        listed = self.kept["answers"]
+        return text in listed or (bool(self.kept["closed"]) and len(listed) < self.kept["of"])
 
     def names(self) -> list[str]:
         return list(self.kept["experts"])
@@ -148,8 +150,10 @@ def _corrected(told: _Told, text: str) -> dict[str, object] | None:
     right = float(text == told.answer)
     frozen = told.kept["frozen"]
     was = None if frozen is None else float(frozen == text)
-    if not told.knows(text):  # an open answer that nobody had: all were wrong, nobody more so
-        return _heard(told, None, 2, right, was)
+    if not told.knows(text):
+        # New to a closed set: the one given was wrong. Open: all were, and nobody more so.
+        wrong = 1 - told.likelihood(told.answer) if told.kept["closed"] else None
+        return _heard(told, wrong, 2, right, was)
     return _heard(told, told.likelihood(text), told.kept["of"], right, was)
 
 

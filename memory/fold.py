@@ -7,7 +7,7 @@ Which record replaces which is decided here and nowhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -93,11 +93,7 @@ def _answered(user: UserState, event: Event) -> Change:
 def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     made = records_of(event)
     user.made[event.id] = made
-    removed = [old for new in made for old in _add(user, new)]
-    for sign, records in ((-1, removed), (1, made)):
-        for record in records:
-            if record.kind in _VOTING:
-                user.ledger.setdefault(record.task, []).append((sign, record))
+    removed = _enter(user, made)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     return Change(
         user=event.user, added=made, removed=tuple(removed), reason=_reason(event, made, removed)
@@ -109,15 +105,13 @@ def _undo(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
-    before = user.records
-    del user.made[feedback]
-    user.records, user.by, user.slots = {}, {}, {}
+    before, ledger = user.records, user.ledger
+    tasks = {record.task for record in user.made.pop(feedback)}
+    user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
     for made in user.made.values():
-        for record in made:
-            _add(user, record)
-    # A new list, so that whoever has read the old one starts over.
-    live = (r for r in user.records.values() if r.task == event.task and r.kind in _VOTING)
-    user.ledger[event.task] = [(1, record) for record in live]
+        _enter(user, made)
+    # A new list where it differs, so that whoever has read the old one starts over.
+    user.ledger.update({task: told for task, told in ledger.items() if task not in tasks})
     user.trust.undo(feedback, weigher)
     return Change(
         user=event.user,
@@ -125,6 +119,16 @@ def _undo(user: UserState, event: Event, weigher: Weigher | None) -> Change:
         removed=tuple(r for r in before.values() if r.id not in user.records),
         reason="undone: as if this feedback had never been given",
     )
+
+
+def _enter(user: UserState, made: Sequence[Record]) -> list[Record]:
+    """Make records live and tell the ledger; those that they replaced."""
+    removed = [old for new in made for old in _add(user, new)]
+    for sign, records in ((-1, removed), (1, made)):
+        for record in records:
+            if record.kind in _VOTING:
+                user.ledger.setdefault(record.task, []).append((sign, record))
+    return removed
 
 
 def _add(user: UserState, new: Record) -> list[Record]:

@@ -205,6 +205,8 @@ class Discriminant:
     def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 5.0) -> None:
         self._sums, self._counts = np.zeros((0, dim)), np.zeros(0)
         self._inverse = np.eye(dim) / penalty
+        # Of each class those that the scatter holds: each lesson where it most likely belongs.
+        self._own, self._owned = np.zeros((0, dim)), np.zeros(0)
         self._seen, self._shrink = 0.0, shrink
 
     def opinion(self, question: Question) -> FloatArray:
@@ -220,28 +222,24 @@ class Discriminant:
         if not lesson.target:
             return
         self._sums, self._counts = grown(self._sums, lesson), grown(self._counts, lesson)
-        row = max(lesson.target, key=lambda r: lesson.target[r])
-        if sign < 0:
-            self._add(lesson, sign)
-            self._scatter(lesson, row, sign)
-        else:
-            self._scatter(lesson, row, sign)
-            self._add(lesson, sign)
-
-    def _add(self, lesson: Lesson, sign: float) -> None:
+        self._own, self._owned = grown(self._own, lesson), grown(self._owned, lesson)
         for row, right in lesson.target.items():
             self._sums[row] += sign * lesson.weight * right * lesson.vector
             self._counts[row] += sign * lesson.weight * right
         self._seen += sign * lesson.weight
+        row = max(lesson.target, key=lambda r: lesson.target[r])
+        self._scatter(lesson.vector, row, sign * lesson.weight * lesson.target[row])
 
-    def _scatter(self, lesson: Lesson, row: int, sign: float) -> None:
-        count, weight = self._counts[row], lesson.weight * lesson.target[row]
-        mean = self._sums[row] / count if count > 1e-6 else np.zeros_like(lesson.vector)
-        off = lesson.vector - mean
-        # Welford's (1962) factor, with one pseudo-observation at the mean of a class not yet seen.
-        part = sign * weight * (count + 1) / (count + 1 + weight)
+    def _scatter(self, vector: FloatArray, row: int, weight: float) -> None:
+        """Welford's (1962) update of the scatter around the class mean, one observation at the
+        origin included: whatever the order, it is the scatter of what was learned."""
+        before, total = 1 + self._owned[row], 1 + self._owned[row] + weight
+        off = vector - self._own[row] / before
+        part = weight * before / total
         along = self._inverse @ off
         self._inverse -= np.outer(along, part / (1 + part * (off @ along)) * along)
+        self._own[row] += weight * vector
+        self._owned[row] += weight
 
 
 class Words:

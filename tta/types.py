@@ -144,7 +144,7 @@ class Record:
     source: str
     created: float
     weight: float = 1.0
-    instead: Mapping[str, float] = field(default_factory=dict)
+    instead: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
