@@ -34,7 +34,7 @@ follow a change. Chosen on two orders of BANKING77 and TREC, as were the lists a
 FLOOR = 1e-4
 """No expert may rule an answer out: it gives this much of its opinion to all answers alike."""
 FROZEN = "frozen"
-AHEAD = {"recalled": 6.0}
+AHEAD = {"recalled": 4.0}
 """How much more than the others an expert is trusted before there is any feedback: the model as it
 was told to be shown things."""
 

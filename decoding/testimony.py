@@ -60,8 +60,9 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     """What feedback says: fields to add to its event's body; empty if it says nothing.
 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
-    nothing of them), outcomes (how many there could have been), right (how right the answer was, 0 to 1), frozen (how right the
-    frozen model's was; None if it is not known). `instead`: see `Record.instead`.
+    nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
+    to 1), frozen (how right the frozen model's was; None if it is not known). `instead`: see
+    `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}

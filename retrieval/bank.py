@@ -141,7 +141,7 @@ class Banks:
     def votes(self, texts: Sequence[str], recall: Recall) -> FloatArray:
         """See the `Readers` protocol."""
         prior = normalised(np.zeros(len(texts)))
-        return Kernel(0.05, 3e-2).votes(voters(texts, recall), prior)
+        return Kernel(0.05, 1e-2).votes(voters(texts, recall), prior)
 
     def _bank(self, scope: str, task: str) -> Bank:
         users = self._memory.users() if scope == EVERYONE else [scope]
