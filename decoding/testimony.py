@@ -108,10 +108,16 @@ class _Told:
         listed = self.kept["mixture"].split()
         return float(np.exp(int(listed[self.place(text)]) / _CENTINATS))
 
+    def if_wrong(self, text: str) -> float:
+        """The mixture's probability of another answer, given that the one given was wrong."""
+        others = [t for t in self.kept["answers"] if t != self.answer]
+        # Never less than what is listed: 1 - p is no number to divide by where p was rounded to 1.
+        left = max(1 - self.probability(self.answer), sum(map(self.probability, others)))
+        return self.probability(text) / left if left > 0 else 0.0
+
     def instead(self) -> dict[str, Json]:
-        left = max(1e-6, 1 - self.probability(self.answer))
         others = [text for text in self.kept["answers"] if text != self.answer]
-        return {t: round(self.probability(t) / left, 4) for t in others[:INSTEAD]}
+        return {text: round(self.if_wrong(text), 4) for text in others[:INSTEAD]}
 
     def _read(self) -> FloatArray:
         rows = [row.split() for row in self.kept["experts"].values()]
@@ -142,8 +148,7 @@ def _rated(told: _Told, value: float) -> dict[str, object] | None:
     frozen = told.kept["frozen"]
     was = None
     if frozen is not None:
-        odds = told.probability(frozen) / max(1e-6, 1 - told.probability(told.answer))
-        was = right if frozen == told.answer else (1 - right) * min(1.0, odds)
+        was = right if frozen == told.answer else (1 - right) * told.if_wrong(frozen)
     return _heard(told, right * p + (1 - right) * (1 - p), 2, right, was)
 
 
