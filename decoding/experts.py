@@ -24,6 +24,8 @@ WITH_MEMORY = "{}*all"
 
 NEGLIGIBLE = 0.02
 """Experts that together weigh less are not asked, when each would cost a pass."""
+CONTENDER = 0.2
+"""From this weight on an open answer is drawn from a second prompt, too."""
 TRIED = 20
 """Pieces of feedback before any expert is left out."""
 PRIOR = 10.0
@@ -42,19 +44,31 @@ def is_needed(passed: str, standing: Standing) -> bool:
     expert that becomes good is noticed.
     """
     weights = standing.weights
-    if weights.feedback < TRIED or isqrt(standing.answers + 1) ** 2 == standing.answers + 1:
+    if weights.feedback < TRIED or _is_explored(standing.answers):
         return True
     known = totals(weights)
     return sum(known.get(name, 0.0) for name in names(passed)) >= NEGLIGIBLE
 
 
+def is_contender(name: str, standing: Standing) -> bool:
+    """Whether what the model draws from the other prompt is worth knowing, at a whole generation:
+    while it is trusted, and at a decaying share of steps."""
+    if _is_explored(standing.answers):
+        return True
+    return totals(standing.weights).get(name, 0.0) >= CONTENDER
+
+
 def leads(standing: Standing) -> str:
     """Which prompt is drawn from: with memory, unless the frozen one is trusted more."""
+    if not standing.weights.feedback:
+        return RECALLED
     known = totals(standing.weights)
-    frozen, recalled = known.get(FROZEN, 0.0), known.get(RECALLED, 0.0)
-    muted = standing.weights.mute > 0.5
-    tried = standing.weights.feedback > 0 and RECALLED in known
-    return FROZEN if muted or (tried and frozen > recalled) else RECALLED
+    return FROZEN if known[FROZEN] > known.get(RECALLED, 0.0) else RECALLED
+
+
+def _is_explored(answers: int) -> bool:
+    """Whether the next answer's number is a perfect square."""
+    return isqrt(answers + 1) ** 2 == answers + 1
 
 
 def calibrated(logprobs: FloatArray, answers: Sequence[str], bias: Bias | None) -> FloatArray:

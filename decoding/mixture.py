@@ -34,11 +34,12 @@ follow a change. Chosen on two orders of BANKING77 and TREC, as were the lists a
 FLOOR = 1e-4
 """No expert may rule an answer out: it gives this much of its opinion to all answers alike."""
 FROZEN = "frozen"
+AHEAD = {"recalled": 4.0}
+"""How much more than the others an expert is trusted before there is any feedback: the model as it
+was told to be shown things."""
 
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)
-_UNITS = len(NOISE)
-"""What an expert enters with, where `mute` has 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +172,9 @@ class Mixture:
         told = ((1 - share_wrong) * each + share_wrong / outcomes).reshape(len(names), _CELLS)
         awake = float(old.sum()) + known.mute
         mixed = (float((old * told).sum()) + known.mute / outcomes) / awake
-        units = _UNITS * len(names) + 1
-        shared = SHARE * awake / units
-        new = (1 - SHARE) * old * told / mixed + shared * _UNITS / _CELLS
+        enters = np.array([_units(name) for name in names])[:, None]
+        shared = SHARE * awake / (float(enters.sum()) + 1)
+        new = (1 - SHARE) * old * told / mixed + shared * enters / _CELLS
         mute = (1 - SHARE) * known.mute / outcomes / mixed + shared
         plain = dict(zip(names, each[:, _PLAIN, 0].tolist(), strict=True))
         return Weights(
@@ -193,28 +194,34 @@ class Mixture:
 
 
 def entered(weights: Weights, names: Sequence[str]) -> Weights:
-    """`weights` with those of `names` that had none: each expert enters with as much as an even
-    share would be, at the cost of the others."""
+    """`weights` with those of `names` that had none: each expert enters with its share, at the
+    cost of the others."""
     new = [name for name in names if name not in weights.cells]
     if not new:
         return weights
-    before = _UNITS * len(weights.cells) + 1
-    after = before + _UNITS * len(new)
-    scale, cell = before / after, _UNITS / after / _CELLS
+    before = 1 + sum(map(_units, weights.cells))
+    after = before + sum(map(_units, new))
+    scale = before / after
+    cell = {name: _units(name) / after / _CELLS for name in new}
     cost = -float(np.log(scale)) if weights.cells else 0.0
     return replace(
         weights,
         cells={
             **{name: tuple(scale * c for c in cells) for name, cells in weights.cells.items()},
-            **dict.fromkeys(new, (cell,) * _CELLS),
+            **{name: (cell[name],) * _CELLS for name in new},
         },
         mute=scale * weights.mute,
         expert_log_loss={**weights.expert_log_loss, **dict.fromkeys(new, weights.log_loss)},
         allowance={
             **{name: allowed + cost for name, allowed in weights.allowance.items()},
-            **dict.fromkeys(new, -float(np.log(cell))),
+            **{name: -float(np.log(cell[name])) for name in new},
         },
     )
+
+
+def _units(name: str) -> float:
+    """What an expert enters with, where `mute` has 1."""
+    return len(NOISE) * AHEAD.get(name, 1.0)
 
 
 def _checked(opinions: Mapping[str, FloatArray]) -> list[str]:

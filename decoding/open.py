@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tta.decoding.constrain import Output
-from tta.decoding.experts import FROZEN, RECALLED, is_needed
+from tta.decoding.experts import FROZEN, RECALLED, is_contender, is_needed
 from tta.decoding.mixture import Blend, joined
 from tta.errors import InvalidSetting, ModelNeeded
 from tta.protocols import Model, Readers
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 SAME = 0.98
 """Cosine similarity from which two requests count as the same."""
+NEAR = 0.7
+"""Cosine similarity from which the answer to another request may be the answer to this one: whether
+it is, the experts learn."""
+NEAREST = 3
+"""How many such answers join the candidates."""
 RETRY = 4
 """How many more samples are drawn when all drawn so far were refused before."""
 DEFAULT_NEW_TOKENS = 64
@@ -98,7 +103,7 @@ class Drawing:
         greedy = {source: drawn[0].text}
         other = FROZEN if source == RECALLED else RECALLED
         voted = prompts.differ and standing.experienced and not told
-        if voted and is_needed(other, standing):
+        if voted and is_contender(other, standing):
             more_prompt = prompts.recalled if other == RECALLED else prompts.frozen()
             (extra, *_), more = self.sample(request, output, more_prompt, 1)
             greedy[other], cost = extra.text, cost + more
@@ -179,9 +184,9 @@ class Drawing:
     def _known(
         self, request: Request, output: Output | None, recall: Recall, drawn: set[str]
     ) -> list[str]:
-        """Answers accepted for nearly this request that were not drawn."""
-        near = [r for r in recall.cases if r.score >= SAME]
-        known = dict.fromkeys(r.record.answer for r in near)
+        """Answers accepted for requests near this one that were not drawn."""
+        near = sorted((r for r in recall.cases if r.score >= NEAR), key=lambda r: -r.score)
+        known = list(dict.fromkeys(r.record.answer for r in near))[:NEAREST]
         return [t for t in known if t not in drawn and (output is None or output.accepts(t))]
 
     def _likelihoods(

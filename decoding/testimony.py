@@ -59,9 +59,10 @@ def opinions_json(
 def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) -> dict[str, Json]:
     """What feedback says: fields to add to its event's body; empty if it says nothing.
 
-    `heard`: likelihood (of the feedback, by expert, one number for each sharpness), outcomes (how
-    many there could have been), right (how right the answer was, 0 to 1), frozen (how right the
-    frozen model's was; None if it is not known). `instead`: see `Record.instead`.
+    `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
+    nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
+    to 1), frozen (how right the frozen model's was; None if it is not known). `instead`: see
+    `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -150,8 +151,10 @@ def _corrected(told: _Told, text: str) -> dict[str, object] | None:
     right = float(text == told.answer)
     frozen = told.kept["frozen"]
     was = None if frozen is None else float(frozen == text)
-    if not told.knows(text):  # an answer that nobody had: the one given was wrong
-        return _heard(told, 1 - told.likelihood(told.answer), 2, right, was)
+    if not told.knows(text):
+        # New to a closed set: the one given was wrong. Open: all were, and nobody more so.
+        wrong = 1 - told.likelihood(told.answer) if told.kept["closed"] else None
+        return _heard(told, wrong, 2, right, was)
     return _heard(told, told.likelihood(text), told.kept["of"], right, was)
 
 
@@ -166,12 +169,15 @@ def _preferred(told: _Told, chosen: str, rejected: str) -> dict[str, object] | N
 
 
 def _heard(
-    told: _Told, likelihood: FloatArray, outcomes: int, right: float, frozen: float | None
+    told: _Told, likelihood: FloatArray | None, outcomes: int, right: float, frozen: float | None
 ) -> dict[str, object]:
-    bounded = np.clip(likelihood, FLOOR, 1.0)
-    rows = [[float(f"{p:.5g}") for p in row] for row in bounded.tolist()]
+    """Where there was one candidate only, nobody has shown more than another."""
+    rows: list[list[float]] = []
+    if likelihood is not None and told.kept["of"] > 1:
+        bounded = np.clip(likelihood, FLOOR, 1.0)
+        rows = [[float(f"{p:.5g}") for p in row] for row in bounded.tolist()]
     return {
-        "likelihood": dict(zip(told.names(), rows, strict=True)),
+        "likelihood": dict(zip(told.names(), rows, strict=False)),
         "outcomes": max(2, outcomes),
         "right": right,
         "frozen": None if frozen is None else round(frozen, 4),

@@ -82,7 +82,7 @@ class Trust:
         seen = self.seen.get(task, Seen())
         return Standing(
             weights=weights,
-            experienced=parent is not None,
+            experienced=bool(self.heard),
             answers=seen.answers,
             biases=seen.biases,
         )
@@ -96,6 +96,9 @@ class Trust:
         return share >= 1 or margin < known[int(share * len(known))]
 
     def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
+        self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard)
+        if not heard["likelihood"]:
+            return
         parent = self.weights.get(ANY_TASK)
         own = self.weights.get(task)
         if task != ANY_TASK:
@@ -105,7 +108,6 @@ class Trust:
         self.weights[ANY_TASK] = weigher.observe(
             parent if parent is not None else weigher.begin(None), heard
         )
-        self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard)
 
 
 def _counted(tally: Tally, heard: Mapping[str, Json]) -> Tally:

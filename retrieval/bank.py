@@ -134,12 +134,14 @@ class Banks:
         known = [r.record.answer for r, _ in heard]
         vectors = self._embedder.embed([*texts, *known]).astype(np.float64)
         likeness = vectors[: len(texts)] @ vectors[len(texts) :].T
+        # A recalled answer is no more like the others for being one of them: that is its vote.
+        likeness[np.array([[text == answer for answer in known] for text in texts])] = 0.0
         return normalised(10 * likeness @ weights / (np.abs(weights).sum() + 1e-3))
 
     def votes(self, texts: Sequence[str], recall: Recall) -> FloatArray:
         """See the `Readers` protocol."""
         prior = normalised(np.zeros(len(texts)))
-        return Kernel(0.08, 3e-4).votes(voters(texts, recall), prior)
+        return Kernel(0.05, 1e-2).votes(voters(texts, recall), prior)
 
     def _bank(self, scope: str, task: str) -> Bank:
         users = self._memory.users() if scope == EVERYONE else [scope]

@@ -54,7 +54,7 @@ class Recaller:
         records: Records,
         embedder: Embedder,
         *,
-        demonstrations: int = 8,
+        demonstrations: int = 16,
         voters: int = 64,
         notes: int = 3,
         note_threshold: float = NOTE_THRESHOLD,
