@@ -340,3 +340,12 @@ def test_few_answers_are_always_worth_asking_about_and_later_the_closest_are() -
     assert not many.is_close("t", 0.31, 0.3)
     assert many.is_close("t", 0.99, 1.0)
     assert not many.is_close("t", 0.0, 0.0)
+
+
+def test_of_answers_that_are_all_equally_close_the_share_is_worth_asking_about() -> None:
+    alone = answered(answer="yes", experts=("frozen", "kernel"), margin=1.0)
+    state, asked = State(), 0
+    for _ in range(300):
+        apply(state, alone, WEIGHER)
+        asked += state.users["ada"].trust.is_close("t", 1.0, 0.3)
+    assert 75 < asked < 115
