@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import build, train_tokenizer
 
 import tta
 from tta import errors
@@ -47,6 +48,14 @@ def chat(model: tuple[Any, Any]) -> Iterator[tta.Adapted]:
 @pytest.fixture
 def names_only() -> Iterator[tta.Adapted]:
     with tta.wrap(None, embedder=HashEmbedder()) as chat:
+        yield chat
+
+
+@pytest.fixture
+def tiny() -> Iterator[tta.Adapted]:
+    """A language model of random weights, where only its cost is of interest."""
+    model, tokenizer = build("llama"), train_tokenizer(chat=True)
+    with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
         yield chat
 
 
@@ -144,12 +153,12 @@ def test_scores_are_exactly_the_weighted_parts_and_sum_to_one(chat: tta.Adapted)
 
 
 def test_a_model_that_counts_for_little_is_not_asked_but_at_perfect_squares(
-    chat: tta.Adapted,
+    tiny: tta.Adapted,
 ) -> None:
     skipping = 0
-    for n, (text, team) in enumerate(requests(45)):
-        known = chat.memory.standing(user="default", task="team")
-        reply = ask(chat, text)
+    for n, (text, team) in enumerate(requests(60)):
+        known = tiny.memory.standing(user="default", task="team")
+        reply = ask(tiny, text)
         share = sum(reply.why.weights.get(e, 0.0) for p in ("frozen", "recalled") for e in names(p))
         if known.weights.feedback < TRIED or isqrt(n + 1) ** 2 == n + 1:
             assert reply.cost.passes > 0
@@ -160,8 +169,8 @@ def test_a_model_that_counts_for_little_is_not_asked_but_at_perfect_squares(
         elif not reply.why.skipped:
             assert set(names("frozen")) & set(reply.why.weights)
         reply.correct(team)
-    assert skipping > 5
-    learned = weights(chat)
+    assert skipping > 10
+    learned = weights(tiny)
     model_share = {p: sum(learned.get(e, 0.0) for e in names(p)) for p in ("frozen", "recalled")}
     assert all(share < 2 * NEGLIGIBLE for share in model_share.values())
 
@@ -452,8 +461,8 @@ def test_what_is_asked_about_is_close_and_no_more_than_its_share(names_only: tta
     assert sum(yes) / len(yes) < sum(no) / len(no)
 
 
-def test_answers_without_a_rival_are_asked_about_on_their_share(chat: tta.Adapted) -> None:
-    asked = [chat.wants_feedback(chat("Hello", task="greet", max_new_tokens=4)) for _ in range(40)]
+def test_answers_without_a_rival_are_asked_about_on_their_share(tiny: tta.Adapted) -> None:
+    asked = [tiny.wants_feedback(tiny("Hello", task="greet", max_new_tokens=2)) for _ in range(40)]
     assert 4 <= sum(asked[10:]) <= 15
 
 
