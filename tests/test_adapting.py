@@ -80,12 +80,12 @@ def weights(chat: tta.Adapted) -> dict[str, float]:
 # ----------------------------------------------------------------------------- the very next step
 
 
-def test_an_empty_memory_answers_as_the_frozen_model(chat: tta.Adapted) -> None:
+def test_an_empty_memory_answers_as_the_frozen_model(tiny: tta.Adapted) -> None:
     for text, _ in requests(4):
-        closed, frozen = ask(chat, text), chat.frozen(text, output=TEAMS)
+        closed, frozen = ask(tiny, text), tiny.frozen(text, output=TEAMS)
         assert closed.text == frozen.text
         assert closed.confidence == pytest.approx(frozen.confidence)
-    assert chat(QUESTION).text == chat.frozen(QUESTION).text
+    assert tiny(QUESTION, max_new_tokens=9).text == tiny.frozen(QUESTION, max_new_tokens=9).text
 
 
 def test_an_empty_memory_without_a_model_answers_by_names(names_only: tta.Adapted) -> None:
@@ -132,12 +132,14 @@ def test_a_refused_choice_is_not_repeated_for_the_same_text(names_only: tta.Adap
     assert sorted(seen) == sorted(TEAMS)
 
 
-def test_scores_are_exactly_the_weighted_parts_and_sum_to_one(chat: tta.Adapted) -> None:
-    corrected(chat, 5)
-    chat(QUESTION).bad()
+def test_scores_are_exactly_the_weighted_parts_and_sum_to_one(tiny: tta.Adapted) -> None:
+    corrected(tiny, 5)
+    tiny(QUESTION, max_new_tokens=5).bad()
     replies = [
-        ask(chat, QUESTION), ask(chat, requests(1)[0][0]), chat(QUESTION, n=3), chat("Hello", n=3)
-    ]  # fmt: skip
+        ask(tiny, QUESTION),
+        ask(tiny, requests(1)[0][0]),
+        *(tiny(text, n=3, max_new_tokens=5) for text in (QUESTION, "Hello")),
+    ]
     for reply in replies:
         for candidate in reply.candidates:
             total = sum(reply.why.weights[e] * part for e, part in candidate.parts.items())
@@ -334,12 +336,13 @@ def test_a_reopened_memory_gives_the_same_answer(tmp_path: Path) -> None:
         assert one.score == pytest.approx(other.score, abs=1e-6)
 
 
-def test_the_same_history_gives_the_same_answers(model: tuple[Any, Any]) -> None:
+def test_the_same_history_gives_the_same_answers() -> None:
     def run() -> list[tuple[Any, ...]]:
-        with tta.wrap(*model, embedder=HashEmbedder()) as chat:
+        model, tokenizer = build("llama"), train_tokenizer(chat=True)
+        with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
             corrected(chat, 6)
-            chat(QUESTION).bad()
-            replies = [ask(chat, QUESTION), chat(QUESTION, n=3, seed=4)]
+            chat(QUESTION, max_new_tokens=9).bad()
+            replies = [ask(chat, QUESTION), chat(QUESTION, n=3, seed=4, max_new_tokens=9)]
             return [r.candidates for r in replies]
 
     assert run() == run()
@@ -414,23 +417,23 @@ def test_the_verifier_is_one_expert_over_open_answers(chat: tta.Adapted) -> None
 
 
 @pytest.mark.parametrize("verdict", [2.0, -0.5])
-def test_a_verdict_out_of_range_is_refused(chat: tta.Adapted, verdict: float) -> None:
+def test_a_verdict_out_of_range_is_refused(tiny: tta.Adapted, verdict: float) -> None:
     with pytest.raises(errors.InvalidSetting, match="verify gave"):
-        chat("847+596=", n=6, seed=1, verify=lambda value: verdict)
-    assert list(chat.memory.events()) == []
+        tiny("847+596=", n=6, seed=1, verify=lambda value: verdict)
+    assert list(tiny.memory.events()) == []
 
 
 def test_what_a_verifier_raises_reaches_the_caller_and_nothing_is_recorded(
-    chat: tta.Adapted,
+    tiny: tta.Adapted,
 ) -> None:
     def broken(value: Any) -> bool:
         raise RuntimeError("no compiler here")
 
     with pytest.raises(RuntimeError, match="no compiler"):
-        chat("847+596=", n=6, seed=1, verify=broken)
+        tiny("847+596=", n=6, seed=1, verify=broken)
     with pytest.raises(errors.InvalidSetting, match="must be a function"):
-        chat(QUESTION, verify=True)  # type: ignore[arg-type]
-    assert list(chat.memory.events()) == []
+        tiny(QUESTION, verify=True)  # type: ignore[arg-type]
+    assert list(tiny.memory.events()) == []
 
 
 def asking(chat: tta.Adapted, share: float, *, teach: bool) -> list[tuple[bool, float]]:
