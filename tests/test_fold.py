@@ -1,6 +1,7 @@
 """What feedback adds up to: which record is made, which replaces which, and exact undo."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from memories import (
@@ -17,7 +18,7 @@ from memories import (
 )
 
 from tta.memory.fold import State, apply, fold
-from tta.types import Event, EventKind, Record, RecordKind
+from tta.types import Event, EventKind, Json, Record, RecordKind
 
 ASKED = answered("r1", answer="No idea.")
 
@@ -302,6 +303,18 @@ def test_undoing_all_leaves_no_experience() -> None:
 def test_a_note_and_a_rule_move_no_weight() -> None:
     trust = fold([WEIGHED, note(WEIGHED, "n"), rule("r", task="t")], WEIGHER).users["ada"].trust
     assert trust.weights == {}
+
+
+def test_feedback_that_says_nothing_of_the_experts_is_counted_and_moves_no_weight() -> None:
+    silent = rating(WEIGHED, 1.0, "silent")
+    heard: dict[str, Json] = {"likelihood": {}, "outcomes": 2, "right": 1.0, "frozen": 0.0}
+    silent = replace(silent, body={**silent.body, "heard": heard})
+    before, after = (
+        fold(events, WEIGHER).users["ada"].trust
+        for events in ([WEIGHED, rating(WEIGHED, 1.0)], [WEIGHED, rating(WEIGHED, 1.0), silent])
+    )
+    assert after.weights == before.weights
+    assert after.tallies["t"].steps == before.tallies["t"].steps + 1
 
 
 def test_without_a_weigher_no_weights_are_kept() -> None:

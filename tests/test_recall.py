@@ -137,7 +137,9 @@ def test_the_very_same_text_comes_first_even_among_paraphrases(records: PlainRec
     records.add(RecordKind.CASE, "Where is my card?", "exact")
     for i in range(30):
         records.add(RecordKind.CASE, f"where is  my card?{' ' * i}", f"near {i % 3}")
-    recall = Recaller(records, MINILM, voters=8).recall(ask("Where is my card?"), bank())
+    recall = Recaller(records, MINILM, demonstrations=8, voters=8).recall(
+        ask("Where is my card?"), bank()
+    )
     assert recall.cases[0].record.answer == "exact"
 
 
