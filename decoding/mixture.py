@@ -100,7 +100,7 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
     if mute:
         cells[names.index(FROZEN), _PLAIN] += mute
     cells /= cells.sum()
-    read = sharpened(np.array([normalise(opinions[name]) for name in names]))
+    read = sharpened(table(opinions))
     totals = cells.sum(1)
     parts = np.einsum("es,esk->ek", cells, read) / totals[:, None]
     return Blend(
@@ -109,6 +109,17 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
         parts=dict(zip(names, parts, strict=True)),
         mute=mute,
     )
+
+
+def table(opinions: Mapping[str, FloatArray]) -> FloatArray:
+    """The opinions as rows of log-probabilities, each normalised: shape (experts, K)."""
+    rows = np.array(list(opinions.values()), dtype=np.float64)
+    top = rows.max(1, keepdims=True)
+    if not np.isfinite(top).all():
+        for opinion in opinions.values():  # says which, and why
+            normalise(opinion)
+    rows -= top
+    return np.asarray(rows - np.log(np.exp(rows).sum(1, keepdims=True)))
 
 
 def alone(name: str, opinion: FloatArray) -> Blend:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tta.decoding.mixture import FLOOR, Blend, normalise, sharpened
+from tta.decoding.mixture import FLOOR, Blend, sharpened, table
 from tta.types import EventKind, Json
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def opinions_json(
     passes (which experts took a model pass), mixture and experts (of the answers listed; what is
     left of 1 is spread evenly over the others).
     """
-    names = list(opinions)
-    table = np.array([normalise(opinions[name]) for name in names])
-    listed = _likeliest(mixed.scores, table)
+    rows = table(opinions)
+    listed = _likeliest(mixed.scores, rows)
     with np.errstate(divide="ignore"):
         mixture = np.log(mixed.scores)[listed]
     return {
@@ -52,7 +51,9 @@ def opinions_json(
         "frozen": frozen,
         "passes": list(passes),
         "mixture": _centinats(mixture),
-        "experts": {name: _centinats(row[listed]) for name, row in zip(names, table, strict=True)},
+        "experts": {
+            name: _centinats(row) for name, row in zip(opinions, rows[:, listed], strict=True)
+        },
     }
 
 
@@ -189,9 +190,9 @@ def _heard(
     }
 
 
-def _likeliest(scores: FloatArray, table: FloatArray) -> list[int]:
+def _likeliest(scores: FloatArray, rows: FloatArray) -> list[int]:
     order = np.argsort(-scores, kind="stable")[:KEPT].tolist()
-    favourites = table.argmax(1).tolist()
+    favourites = rows.argmax(1).tolist()
     return list(dict.fromkeys([*order, *favourites]))
 
 

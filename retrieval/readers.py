@@ -202,7 +202,7 @@ class Discriminant:
     """Linear discriminant analysis (Fisher, 1936): Gaussian classes with one covariance, their
     means shrunk to the names. The inverse scatter follows by Sherman and Morrison (1950)."""
 
-    def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 5.0) -> None:
+    def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 2.0) -> None:
         self._sums: FloatArray = np.zeros((0, dim))
         self._counts: FloatArray = np.zeros(0)
         self._inverse = np.eye(dim) / penalty
@@ -233,15 +233,20 @@ class Discriminant:
         self._scatter(lesson.vector, row, sign * lesson.weight * lesson.target[row])
 
     def _scatter(self, vector: FloatArray, row: int, weight: float) -> None:
-        """Welford's (1962) update of the scatter around the class mean, one observation at the
-        origin included: whatever the order, it is the scatter of what was learned."""
-        before, total = 1 + self._owned[row], 1 + self._owned[row] + weight
-        off = vector - self._own[row] / before
-        part = weight * before / total
-        along = self._inverse @ off
-        self._inverse -= np.outer(along, part / (1 + part * (off @ along)) * along)
+        """Welford's (1962) update of the scatter around the class mean: whatever the order, it is
+        the scatter of what was learned."""
+        before, total = self._owned[row], self._owned[row] + weight
+        if before > _NONE and total > _NONE:  # the first of a class is its mean
+            off = vector - self._own[row] / before
+            part = weight * before / total
+            along = self._inverse @ off
+            self._inverse -= np.outer(along, part / (1 + part * (off @ along)) * along)
         self._own[row] += weight * vector
         self._owned[row] += weight
+
+
+_NONE = 1e-9
+"""What is left of a class's weight when all of it was taken back."""
 
 
 class Words:
