@@ -26,6 +26,9 @@ class PlainRecords:
     embedder: Embedder
     all: list[Record] = field(default_factory=list)
 
+    def users(self) -> Sequence[str]:
+        return list(dict.fromkeys(r.user for r in self.all))
+
     def records(
         self, *, user: str, task: str | None = None, kind: RecordKind | None = None
     ) -> Sequence[Record]:
