@@ -114,7 +114,7 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
 def table(opinions: Mapping[str, FloatArray]) -> FloatArray:
     """The opinions as rows of log-probabilities, each normalised: shape (experts, K)."""
     rows = np.array(list(opinions.values()), dtype=np.float64)
-    top = rows.max(1, keepdims=True)
+    top = rows.max(1, keepdims=True) if rows.ndim == 2 and rows.size else np.array(np.nan)
     if not np.isfinite(top).all():
         for opinion in opinions.values():  # says which, and why
             normalise(opinion)

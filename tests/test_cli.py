@@ -317,7 +317,8 @@ def test_evaluate_prints_a_curve_and_writes_figures_and_a_picture(tta: Tta, tmp_
     assert status == 0, err
     figures = json.loads(out_json.read_text())
     assert list(figures) == [
-        "steps", "adapted", "frozen", "feedback", "ms_per_step", "learn_ms", "weights_unchanged",
+        "steps", "adapted", "frozen", "calibration_error", "feedback", "ms_per_step", "learn_ms",
+        "weights_unchanged",
     ]  # fmt: skip
     assert figures["steps"] == 12 and figures["weights_unchanged"] is True
     assert f"{100 * figures['adapted']['accuracy']:.1f} %" in out and "12 of 12" in err

@@ -196,7 +196,7 @@ def test_ridge_is_the_batch_solution_of_regularised_least_squares(told: list[Les
 
 @given(TAUGHT)
 def test_the_discriminants_inverse_is_that_of_the_scatter_in_one_go(told: list[Lesson]) -> None:
-    """Of each class around its mean, one observation at the origin included."""
+    """Of each class around its mean."""
     reader = Discriminant(DIM, penalty=2.0)
     taught(reader, told)
     scatter = 2.0 * np.eye(DIM)
@@ -207,8 +207,8 @@ def test_the_discriminants_inverse_is_that_of_the_scatter_in_one_go(told: list[L
         w = np.array(
             [v.weight * v.target[row] for v, r in zip(heard, rows, strict=True) if r == row]
         )
-        mean = w @ x / (1 + w.sum())
-        scatter += (w[:, None] * (x - mean)).T @ (x - mean) + np.outer(mean, mean)
+        mean = w @ x / w.sum()
+        scatter += (w[:, None] * (x - mean)).T @ (x - mean)
     np.testing.assert_allclose(reader._inverse, np.linalg.inv(scatter), atol=1e-8)
 
 
@@ -269,7 +269,7 @@ def said(answer: str, score: float, *, weight: float = 1.0, rejected: bool = Fal
     kind = RecordKind.REJECTED if rejected else RecordKind.CASE
     record = Record(
         id=f"{answer}{score}", kind=kind, user="ada", task="t", request="r", answer=answer,
-        source="f", created=0.0, weight=weight,
+        source="refusal" if rejected else "acceptance", created=0.0, weight=weight,
     )  # fmt: skip
     return Recalled(record=record, score=score, channel="vote")
 
