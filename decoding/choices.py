@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from tta.errors import InvalidOutput, UnsupportedModel
 if TYPE_CHECKING:
     import torch
 
+    from tta.decoding.attention import Tree
     from tta.protocols import FloatArray
 
 ENTRIES_PER_PASS = 2**25
@@ -94,6 +96,9 @@ class Trie:
         return len(self.tokens)
 
 
+_trie = lru_cache(maxsize=32)(Trie.of)
+
+
 def score(
     prefix: Prefix,
     answers: Sequence[Sequence[int]],
@@ -119,7 +124,7 @@ def score(
     tokens = passes = 0
     for chunk in _groups(prefix, answers, ends):
         part = [answers[i] for i in chunk]
-        trie = Trie.of([ids if ends else ids[:-1] for ids in part])
+        trie = _trie(tuple(tuple(ids if ends else ids[:-1]) for ids in part))
         scores[chunk] = _by_trie(prefix, part, ends, trie, way, first)
         tokens += len(trie)
         passes += bool(trie.tokens)
@@ -188,10 +193,9 @@ def _packed(prefix: Prefix, trie: Trie) -> torch.Tensor:
     from tta.decoding.attention import ancestry
 
     device, prompt = prefix.ids.device, len(prefix)
-    visible = ancestry(trie.parents, prompt).to(device)
     kind = prefix.logits.dtype
-    mask = torch.zeros(visible.shape, dtype=kind, device=device)
-    mask.masked_fill_(~visible, torch.finfo(kind).min)
+    mask = torch.zeros((len(trie), prompt + len(trie)), dtype=kind, device=device)
+    mask[:, prompt:].masked_fill_(~ancestry(trie.parents).to(device), torch.finfo(kind).min)
     out = engine.forward(
         prefix.model,
         torch.tensor([trie.tokens], device=device),
@@ -213,11 +217,19 @@ def _forest(prefix: Prefix, trie: Trie) -> torch.Tensor:
     out = engine.forward(
         prefix.model,
         torch.tensor(trie.tokens, device=device)[:, None],
-        cache=forest(prefix.cache, trie.parents),
+        cache=forest(prefix.cache, _tree(trie.parents)),
         position_ids=torch.tensor(trie.depths, device=device)[:, None] + len(prefix),
     )
     logits: torch.Tensor = out.logits[:, 0]
     return logits
+
+
+@lru_cache(maxsize=8)
+def _tree(parents: tuple[int, ...]) -> Tree:
+    """Kept, since the same answers are scored again and again."""
+    from tta.decoding.attention import Tree
+
+    return Tree(parents)
 
 
 # ---------------------------------------------------------------------------------- row by row

@@ -84,7 +84,7 @@ def pays(prefix: engine.Prefix, n: int) -> bool:
     return n * size(prefix.cache) > COPIES * weights
 
 
-def forced(found: Plan, *, rows: str | None, way: str | None) -> Plan:
+def forced(found: Plan, rows: str | None, way: str | None) -> Plan:
     """`found` with what the caller wants instead.
 
     `InvalidSetting`: no such way. `UnsupportedModel`: it does not hold for this model.
