@@ -13,15 +13,10 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import Cache
-from transformers.cache_utils import (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionLayer,
-)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tta.errors import UnsupportedModel
 
@@ -42,6 +37,11 @@ def light_copy(layer: Layer) -> Layer:
     return copy.deepcopy(layer)
 
 
+def keeps_all(layer: Layer) -> bool:
+    """Keys and values of every token, in two plain tensors."""
+    return type(layer) is DynamicLayer and layer.keys is not None
+
+
 def forked(cache: Cache, n: int) -> Cache:
     """`n` rows that continue the one row of `cache`, each with its own copy of everything."""
     twin = Cache(layers=[light_copy(layer) for layer in cache.layers])
@@ -55,8 +55,9 @@ def shared(cache: Cache, n: int) -> Cache:
     once, windows and convolution or recurrent states are copied."""
     index = torch.zeros(n, dtype=torch.long)
     layers: list[Layer] = []
+    layer: Layer
     for layer in cache.layers:
-        if type(layer) is DynamicLayer:
+        if keeps_all(layer):
             layers.append(SharedLayer(layer.keys, layer.values))
             continue
         twin = light_copy(layer)
@@ -81,24 +82,21 @@ def layer_bytes(layer: Layer) -> int:
 # ------------------------------------------------------------------------------- operator
 
 
-class _Keys(torch.Tensor):
+class Keys(torch.Tensor):
     """Keys or values of the rows themselves, which know the layer that holds the rest."""
 
-    layer: _Prefixed
+    layer: PrefixedLayer
     _allowed: ClassVar[frozenset[Any]] = frozenset(
         (
-            torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
-            torch.Tensor.dtype.__get__,  # type: ignore[attr-defined]
-            torch.Tensor.device.__get__,  # type: ignore[attr-defined]
-            torch.Tensor.ndim.__get__,  # type: ignore[attr-defined]
+            *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")),
             torch.Tensor.size,
             torch.Tensor.dim,
         )
     )
 
     @classmethod
-    def of(cls, tensor: torch.Tensor, layer: _Prefixed) -> _Keys:
-        keys: _Keys = tensor.as_subclass(cls)
+    def of(cls, tensor: torch.Tensor, layer: PrefixedLayer) -> Keys:
+        keys: Keys = tensor.as_subclass(cls)
         keys.layer = layer
         return keys
 
@@ -115,12 +113,12 @@ class _Keys(torch.Tensor):
                 return _attend(*args, **(kwargs or {}))
             if func in cls._allowed:
                 return func(*args, **(kwargs or {}))
-        raise _not_shared(getattr(func, "__name__", repr(func)))
+        raise not_shared(getattr(func, "__name__", repr(func)))
 
 
 def _attend(
     query: torch.Tensor,
-    key: _Keys,
+    key: Keys,
     value: torch.Tensor,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
@@ -129,12 +127,13 @@ def _attend(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     if is_causal or dropout_p or (attn_mask is not None and attn_mask.shape[1] != 1):
-        raise _not_shared("scaled_dot_product_attention with a causal flag, dropout or head masks")
+        raise not_shared("scaled_dot_product_attention with a causal flag, dropout or head masks")
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     return key.layer.attend(query, attn_mask, factor)
 
 
-def _not_shared(what: str) -> UnsupportedModel:
+def not_shared(what: str) -> UnsupportedModel:
+    """A model asked something of shared keys that they cannot answer."""
     return UnsupportedModel(
         f"The prompt cannot be shared: the model's attention uses {what}",
         value=what,
@@ -142,11 +141,11 @@ def _not_shared(what: str) -> UnsupportedModel:
     )
 
 
-class _Prefixed(DynamicLayer):
+class PrefixedLayer(DynamicLayer):
     """Keys and values of a prompt, shapes (1, H, P, D), and of one more token in each of N rows."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._keys, self._values = keys, values
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
@@ -154,26 +153,24 @@ class _Prefixed(DynamicLayer):
     def get_seq_length(self) -> int:
         return int(self._keys.shape[-2])
 
-    def attend(
-        self, query: torch.Tensor, mask: torch.Tensor | None, scale: float
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
         raise NotImplementedError
 
 
-class SharedLayer(_Prefixed):
+class SharedLayer(PrefixedLayer):
     """Rows that are drawn: each has its own tokens after the prompt, all of the same number."""
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if key_states.shape[-2] != 1:
-            raise _not_shared("several tokens at once")
+            raise not_shared("several tokens at once")
         if self.keys is None or self.values is None:
             self.keys, self.values = key_states, value_states
         else:
             self.keys = torch.cat([self.keys, key_states], dim=-2)
             self.values = torch.cat([self.values, value_states], dim=-2)
-        return _Keys.of(self.keys, self), _Keys.of(self.values, self)
+        return Keys.of(self.keys, self), Keys.of(self.values, self)
 
     def get_seq_length(self) -> int:
         own = 0 if self.keys is None else self.keys.shape[-2]
@@ -185,9 +182,7 @@ class SharedLayer(_Prefixed):
             self.keys = self.keys.index_select(0, index)
             self.values = self.values.index_select(0, index)
 
-    def attend(
-        self, query: torch.Tensor, mask: torch.Tensor | None, scale: float
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
         """Softmax over prompt and own tokens together, from two partial sums that share one
         maximum (log-sum-exp merge; Hydragen: Juravsky et al., 2024).
 
@@ -223,191 +218,3 @@ def _bias(mask: torch.Tensor) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask.float()
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
-
-
-# --------------------------------------------------------------------------------- forest
-
-
-class Tree:
-    """Where the nodes of a tree stand: `parents[i]` is the node before node i, -1 where that is
-    the prompt. Parents come before their children. Best is a node's descendants right after it,
-    as sorted sequences have them: then far branches are never multiplied with each other.
-
-    `blocks`: (start, stop) of runs of nodes that no other run's nodes descend from.
-    """
-
-    def __init__(self, parents: Sequence[int]) -> None:
-        self.parents = tuple(parents)
-        self.blocks = _blocks(self.parents)
-        self._biases: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
-        self._windows: dict[tuple[int, torch.device], torch.Tensor] = {}
-
-    def biases(self, kind: torch.dtype, device: torch.device) -> list[torch.Tensor]:
-        """For each block (n, n): 0 where a node may look (ancestors, itself), else the lowest."""
-        if (kind, device) not in self._biases:
-            seen = ancestry(self.parents)
-            masks = [~seen[a:b, a:b].to(device) for a, b in self.blocks]
-            low = torch.finfo(kind).min
-            self._biases[kind, device] = [
-                torch.zeros(m.shape, dtype=kind, device=device).masked_fill_(m, low) for m in masks
-            ]
-        return self._biases[kind, device]
-
-    def windows(self, width: int, device: torch.device) -> torch.Tensor:
-        """Shape (N, width): for each node, where its last `width` inputs are among [the prompt's
-        last `width`, the N nodes]."""
-        if (width, device) not in self._windows:
-            rows: list[list[int]] = []
-            for node, parent in enumerate(self.parents):
-                before = rows[parent] if parent >= 0 else list(range(width))
-                rows.append([*before[1:], width + node])
-            self._windows[width, device] = torch.tensor(rows, device=device)
-        return self._windows[width, device]
-
-
-def ancestry(parents: Sequence[int]) -> torch.Tensor:
-    """Shape (N, N): True where column is row's ancestor or row itself."""
-    own = np.eye(len(parents), dtype=np.bool_)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            own[node] |= own[parent]
-    return torch.from_numpy(own)
-
-
-BLOCK = 96
-"""Nodes from which a block is closed: more means fewer products, over more masked pairs."""
-
-
-def _blocks(parents: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    roots: list[int] = []
-    for node, parent in enumerate(parents):
-        roots.append(node if parent < 0 else roots[parent])
-    if roots != sorted(roots):  # descendants are not together: everything is one run
-        return ((0, len(parents)),)
-    starts = [0]
-    for root in sorted(set(roots)):
-        if root - starts[-1] >= BLOCK:
-            starts.append(root)
-    return tuple(zip(starts, [*starts[1:], len(parents)], strict=True))
-
-
-class ForestLayer(_Prefixed):
-    """Nodes of a tree, one a row, that all come in one pass: each sees the prompt and its own
-    ancestors."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, tree: Tree) -> None:
-        super().__init__(keys, values)
-        self._tree = tree
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys, self.values = key_states, value_states
-        return _Keys.of(key_states, self), _Keys.of(value_states, self)
-
-    def attend(
-        self, query: torch.Tensor, mask: torch.Tensor | None, scale: float
-    ) -> torch.Tensor:
-        """`mask` is that of single rows, which see all that they are given; it says nothing."""
-        assert self.keys is not None and self.values is not None
-        n, heads, steps, width = query.shape
-        groups = self._keys.shape[1]
-        q = query.reshape(n, groups, -1, width).permute(1, 2, 0, 3)  # (G, R, N, D)
-        keys = self.keys.squeeze(2).transpose(0, 1)
-        values = self.values.squeeze(2).transpose(0, 1)
-        biases = self._tree.biases(query.dtype, query.device)
-        parts = [
-            self._block(q[:, :, a:b], keys[:, a:b], values[:, a:b], bias, scale)
-            for (a, b), bias in zip(self._tree.blocks, biases, strict=True)
-        ]
-        rows = torch.cat(parts, dim=2).permute(2, 0, 1, 3)
-        return rows.reshape(n, heads, steps, -1)
-
-    def _block(
-        self,
-        q: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        bias: torch.Tensor,
-        scale: float,
-    ) -> torch.Tensor:
-        """`q` (G, R, n, D), `keys` and `values` (G, n, D): the prompt and this block's own."""
-        groups, repeats, n, width = q.shape
-        mask = torch.nn.functional.pad(bias, (self._keys.shape[2], 0))
-        out = sdpa(
-            q.reshape(1, groups, repeats * n, width),
-            torch.cat([self._keys[0], keys], dim=1)[None],
-            torch.cat([self._values[0], values], dim=1)[None],
-            attn_mask=mask.repeat(repeats, 1),
-            scale=scale,
-        )
-        return out.reshape(groups, repeats, n, -1)
-
-
-class _Windows(torch.Tensor):
-    """Inputs (N, D, K) of which a depthwise convolution of width K is wanted at the last place
-    only. The product says so; the operator, which pads, computes 2 K - 1 places, far slower."""
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - as torch has it
-        with torch._C.DisableTorchFunctionSubclass():
-            convolves = func is torch.nn.functional.conv1d
-            out = (_last_place if convolves else func)(*args, **(kwargs or {}))
-            return out.as_subclass(cls) if func is torch.Tensor.to else out
-
-
-def _last_place(
-    windows: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *more: Any,
-    **named: Any,
-) -> torch.Tensor:
-    """Shape (N, D, 1), of `windows` (N, D, K) and a depthwise `weight` (D, 1, K)."""
-    if weight.shape != (windows.shape[1], 1, windows.shape[2]):
-        return torch.nn.functional.conv1d(windows, weight, bias, *more, **named)
-    out = windows[..., 0] * weight[:, 0, 0]
-    for place in range(1, windows.shape[2]):
-        out = torch.addcmul(out, windows[..., place], weight[:, 0, place])
-    return (out if bias is None else out + bias)[..., None]
-
-
-class ForestConvolution(LinearAttentionLayer):
-    """A short convolution over the same tree: each node sees its last ancestors, then the prompt.
-
-    `state` has shape (1, D, K): the prompt's last K inputs.
-    """
-
-    def __init__(self, state: torch.Tensor, tree: Tree) -> None:
-        super().__init__()
-        self.conv_states[0] = state
-        self.has_previous_state[0] = self.is_conv_states_initialized[0] = True
-        self.record_past = True  # or a single token would be written into the state instead
-        self._tree = tree
-
-    def update_conv_state(
-        self, conv_states: torch.Tensor, state_idx: int = 0, **kwargs: Any
-    ) -> torch.Tensor:
-        state = self.conv_states[0]
-        if conv_states.shape[-1] != 1 or state is None:
-            raise _not_shared("several tokens at once")
-        pool = torch.cat([state[0].T, conv_states.squeeze(-1)])  # (K + N, D)
-        found = pool[self._tree.windows(state.shape[-1], state.device)]  # (N, K, D)
-        return found.transpose(1, 2).as_subclass(_Windows)
-
-
-def forest(cache: Cache, tree: Tree) -> Cache:
-    """A cache for one pass over the nodes of a tree that follows the prompt in `cache`."""
-    layers: list[Layer] = []
-    for layer in cache.layers:
-        if type(layer) is DynamicLayer:
-            layers.append(ForestLayer(layer.keys, layer.values, tree))
-        else:
-            layers.append(ForestConvolution(layer.conv_states[0], tree))
-    return Cache(layers=layers)

@@ -18,9 +18,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tta.decoding.engine import Prefix
+from tta.decoding.engine import Prefix, check_evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,6 +125,7 @@ def prefill(
     ids = tuple(ids)
     if cache is None or cache.limit <= 0:
         return Filled(Prefix(model, ids), 0, 1)
+    check_evaluating(model)  # also where nothing is left to run
     state = _state(model)
     cuts = _cuts(len(ids), common) if resumes else [len(ids)]
     keys = [(state, SHARED_SCOPE if cut <= common else scope, ids[:cut]) for cut in cuts]
@@ -158,16 +159,12 @@ def _cuts(tokens: int, common: int) -> list[int]:
 
 def _state(model: PreTrainedModel) -> object:
     """Changes when the owner of the model trains it, loads other weights, moves or recasts it."""
-    weights = [
-        (p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()
-    ]
+    weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
     return hash((model.config._attn_implementation, *weights))
 
 
 def _compacted(prefixes: Sequence[Prefix]) -> int:
     """Let shorter beginnings use the longest one's keys and values; bytes of all together."""
-    from transformers.cache_utils import DynamicLayer
-
     from tta.decoding.attention import layer_bytes
 
     longest = prefixes[-1].cache
@@ -177,10 +174,17 @@ def _compacted(prefixes: Sequence[Prefix]) -> int:
     for prefix in prefixes[:-1]:
         assert prefix.cache is not None
         for layer, whole in zip(prefix.cache.layers, longest.layers, strict=True):
-            if type(layer) is DynamicLayer and layer.keys is not None:
-                tokens = layer.keys.shape[-2]
-                layer.keys = whole.keys[:, :, :tokens]
-                layer.values = whole.values[:, :, :tokens]
-            else:
-                total += layer_bytes(layer)
+            total += 0 if _viewed(layer, whole) else layer_bytes(layer)
     return total + sum(p.logits.numel() * p.logits.element_size() for p in prefixes)
+
+
+def _viewed(layer: Any, whole: Any) -> bool:  # noqa: ANN401 - layers have no common base
+    """Let a layer use the storage of one that holds the same and more, where it has such."""
+    from tta.decoding.attention import keeps_all
+
+    if not keeps_all(layer):
+        return False
+    tokens = layer.keys.shape[-2]
+    layer.keys = whole.keys[:, :, :tokens]
+    layer.values = whole.values[:, :, :tokens]
+    return True

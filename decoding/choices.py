@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from tta.errors import InvalidOutput, UnsupportedModel
 if TYPE_CHECKING:
     import torch
 
-    from tta.decoding.attention import Tree
+    from tta.decoding.forest import Tree
     from tta.protocols import FloatArray
 
 ENTRIES_PER_PASS = 2**25
@@ -138,12 +139,12 @@ def _groups(
     width, prompt = prefix.logits.shape[-1], len(prefix)
     order = sorted(range(len(answers)), key=lambda i: tuple(answers[i]))
     group: list[int] = []
-    nodes, before = 0, ()
+    before: tuple[int, ...] = ()
+    nodes = 0
     for i in order:
         ids = tuple(answers[i] if ends else answers[i][:-1])
-        same = next((d for d, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), None)
-        new = len(ids) - (min(len(ids), len(before)) if same is None else same)
-        total = nodes + new
+        pairs = zip(ids, before, strict=False)
+        total = nodes + len(ids) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if group and total * max(width, prompt + total) > ENTRIES_PER_PASS:
             yield group
             group, total = [], len(ids)
@@ -190,7 +191,7 @@ def _by_trie(
 def _packed(prefix: Prefix, trie: Trie) -> torch.Tensor:
     import torch
 
-    from tta.decoding.attention import ancestry
+    from tta.decoding.forest import ancestry
 
     device, prompt = prefix.ids.device, len(prefix)
     kind = prefix.logits.dtype
@@ -210,7 +211,7 @@ def _packed(prefix: Prefix, trie: Trie) -> torch.Tensor:
 def _forest(prefix: Prefix, trie: Trie) -> torch.Tensor:
     import torch
 
-    from tta.decoding.attention import forest
+    from tta.decoding.forest import forest
 
     assert prefix.cache is not None
     device = prefix.ids.device
@@ -227,7 +228,7 @@ def _forest(prefix: Prefix, trie: Trie) -> torch.Tensor:
 @lru_cache(maxsize=8)
 def _tree(parents: tuple[int, ...]) -> Tree:
     """Kept, since the same answers are scored again and again."""
-    from tta.decoding.attention import Tree
+    from tta.decoding.forest import Tree
 
     return Tree(parents)
 

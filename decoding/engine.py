@@ -78,16 +78,6 @@ class Prefix:
         held = cache if cache is not None else getattr(out, "past_key_values", None)
         self.cache: Cache | None = held if _forkable(held) else None
 
-    @classmethod
-    def restored(
-        cls, model: PreTrainedModel, ids: torch.Tensor, cache: Cache, logits: torch.Tensor
-    ) -> Prefix:
-        """From what was kept of one that was run before."""
-        check_evaluating(model)
-        prefix = cls.__new__(cls)
-        prefix.model, prefix.ids, prefix.cache, prefix.logits = model, ids, cache, logits
-        return prefix
-
     def __len__(self) -> int:
         return self.ids.shape[1]
 
@@ -130,12 +120,11 @@ class Rows:
 
         tokens = tokens.to(self._device)
         if self._ids is None:
-            kept: torch.Tensor = forward(self._model, tokens, cache=self.cache).logits
-            return kept
+            logits: torch.Tensor = forward(self._model, tokens, cache=self.cache).logits
+            return logits
         self._ids = torch.cat([self._ids, tokens], dim=1)
         logits = forward(self._model, self._ids, use_cache=False).logits
-        kept = logits[:, -tokens.shape[1] :]
-        return kept
+        return logits[:, -tokens.shape[1] :]
 
     def keep(self, index: Sequence[int]) -> None:
         """Let row i be what row `index[i]` was; rows not named are dropped."""
@@ -155,7 +144,7 @@ def forward(
     cache: Cache | None = None,
     use_cache: bool = True,
     last: bool = False,
-    **more: Any,
+    **more: object,
 ) -> Any:  # noqa: ANN401 - each architecture has its own output class
     """No gradients, and not inference mode: a tensor that a model keeps of it (a rotary table,
     say) would break the user's own training later. `last`: the logits of the last token only."""
@@ -163,16 +152,20 @@ def forward(
 
     if cache is not None:
         more["past_key_values"] = cache
-    if last and "logits_to_keep" in accepted(type(model)):
+    if last and "logits_to_keep" in accepted(model):
         more["logits_to_keep"] = 1
     with torch.no_grad():
         return model(input_ids=ids, use_cache=use_cache, return_dict=True, **more)
 
 
+def accepted(model: PreTrainedModel) -> frozenset[str]:
+    """The names of what its forward takes."""
+    return _parameters(type(model).forward)
+
+
 @lru_cache(maxsize=64)
-def accepted(kind: type[PreTrainedModel]) -> frozenset[str]:
-    """The names of what a model's forward takes."""
-    return frozenset(inspect.signature(kind.forward).parameters)
+def _parameters(function: Callable[..., object]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

@@ -37,9 +37,9 @@ _COARSE = 0.3
 class Plan:
     """What holds for one model as it is now.
 
-    `rows`: how drawn rows continue a prompt. `choices`: how closed sets are run. `resumes`: a prompt may be run in pieces, which is what lets one be continued from
-    the prefix cache. `window`: tokens, the shortest sliding window. `why`: what spoke against the
-    ways that are not used.
+    `rows`: how drawn rows continue a prompt. `choices`: how closed sets are run. `resumes`: a
+    prompt may be run in pieces, which is what lets one be continued from the prefix cache.
+    `window`: tokens, the shortest sliding window. `why`: what spoke against the ways not used.
     """
 
     rows: Fork
@@ -169,9 +169,9 @@ def _scores(prefix: engine.Prefix, way: Way) -> str:
 
 
 def _sharable(cache: Cache) -> bool:
-    from transformers.cache_utils import DynamicLayer
+    from tta.decoding.attention import keeps_all
 
-    return any(type(layer) is DynamicLayer for layer in cache.layers)
+    return any(keeps_all(layer) for layer in cache.layers)
 
 
 def _choices(prefix: engine.Prefix, against: list[str]) -> Way:
@@ -179,7 +179,7 @@ def _choices(prefix: engine.Prefix, against: list[str]) -> Way:
     for way, fits in ((Way.PACKED, _attention_only), (Way.FOREST, _short_convolutions)):
         if not fits(prefix.cache):
             continue
-        if "position_ids" not in engine.accepted(type(prefix.model)):
+        if "position_ids" not in engine.accepted(prefix.model):
             against.append(f"{way}: the model takes no positions")
         elif _holds(way, against, lambda way=way: _scores(prefix, way)):  # type: ignore[misc]
             return way
@@ -194,7 +194,9 @@ def _attention_only(cache: Cache) -> bool:
 
 def _short_convolutions(cache: Cache) -> bool:
     """Nothing but full attention and convolutions without a recurrent state, one a layer."""
-    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+    from transformers.cache_utils import LinearAttentionLayer
+
+    from tta.decoding.attention import keeps_all
 
     def convolution(layer: Any) -> bool:  # noqa: ANN401 - layers have no common base
         return (
@@ -204,7 +206,7 @@ def _short_convolutions(cache: Cache) -> bool:
             and not layer.is_recurrent_states_initialized[0]
         )
 
-    return all(type(x) is DynamicLayer or convolution(x) for x in cache.layers)
+    return all(keeps_all(x) or convolution(x) for x in cache.layers)
 
 
 def _window(cache: Cache) -> int | None:

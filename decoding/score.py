@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 TOP = 20
 """Tokens in a DeepConf confidence."""
@@ -70,8 +71,8 @@ def group_size(tokens: int) -> int:
     return min(GROUP, max(1, tokens // 8))
 
 
-def group_confidences(confidences: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def group_confidences(confidences: Sequence[float]) -> NDArray[np.float64]:
     """Mean of every window of `group_size` successive tokens, shape (T - size + 1,)."""
     size = group_size(len(confidences))
-    sums = np.cumsum([0.0, *confidences])
+    sums: NDArray[np.float64] = np.cumsum([0.0, *confidences])
     return (sums[size:] - sums[:-size]) / size

@@ -90,10 +90,8 @@ def test_shared_forked_and_recomputed_rows_draw_the_same(
     model = load(build(name), chat_tokenizer)
     prompt = model.render(ASK)
     best = model.plan.rows
-    ways = [how for how in (Fork.SHARED, Fork.FORKED, Fork.RECOMPUTED) if how == best or best is Fork.SHARED or how is Fork.RECOMPUTED]  # fmt: skip  # noqa: E501
-    drawn = [
-        model.using(rows=how).draw(prompt, n=4, max_new_tokens=24, seed=3)[0] for how in ways
-    ]
+    ways = [how for how in Fork if how in (best, Fork.RECOMPUTED) or best is Fork.SHARED]
+    drawn = [model.using(rows=how).draw(prompt, n=4, max_new_tokens=24, seed=3)[0] for how in ways]
     for other in drawn[1:]:
         assert [c.token_ids for c in other] == [c.token_ids for c in drawn[0]]
         np.testing.assert_allclose(
@@ -107,7 +105,8 @@ def test_rows_may_leave_and_double_in_every_way(name: str) -> None:
     prefix = Prefix(model, [5, 9, 3, 7])
     best = plan(model).rows
     rows = [prefix.fork(3, how) for how in {best, Fork.RECOMPUTED}]
-    for tokens, index in (([[4], [5], [6]], [2, 0]), ([[8], [9]], [1, 1, 0]), ([[1], [2], [3]], [0])):
+    moves = (([[4], [5], [6]], [2, 0]), ([[8], [9]], [1, 1, 0]), ([[1], [2], [3]], [0]))
+    for tokens, index in moves:
         logits = [state.forward(torch.tensor(tokens)) for state in rows]
         for other in logits[1:]:
             torch.testing.assert_close(other, logits[0], atol=2e-5, rtol=1e-4)

@@ -55,7 +55,10 @@ def test_wide_and_narrow_rows_in_one_batch_do_not_mix() -> None:
     flat, sharp = torch.zeros(1000), torch.full((1000,), -50.0)
     sharp[7] = 0.0
     both = step(torch.stack([flat, sharp, flat]), [0.1, 0.9, 0.8], sampling=Sampling())
-    alone = [step(z[None], [u], sampling=Sampling())[0] for z, u in ((flat, 0.1), (sharp, 0.9), (flat, 0.8))]
+    alone = [
+        step(z[None], [u], sampling=Sampling())[0]
+        for z, u in ((flat, 0.1), (sharp, 0.9), (flat, 0.8))
+    ]
     assert [s.token for s in both] == [s.token for s in alone]
     assert both[1].token == 7
 
@@ -112,7 +115,13 @@ def test_logits_that_are_not_numbers_are_refused(broken: float) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": 0.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}],
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+    ],
 )
 def test_a_sampling_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting, match=next(iter(wrong))):
