@@ -134,14 +134,14 @@ def _pick(
 ) -> torch.Tensor:
     import torch
 
-    drawn = [i for i, u in enumerate(randoms) if u is not None]
-    if len(drawn) == len(randoms):
-        return _sampled(z, norm, _column(randoms, z.device), sampling)
+    chosen = [i for i, u in enumerate(randoms) if u is not None]
+    if len(chosen) == len(randoms):
+        return drawn(z, norm, _column(randoms, z.device), sampling)
     tokens = z.argmax(-1)
-    if drawn:
-        rows = torch.tensor(drawn, device=z.device)
-        u = _column([randoms[i] for i in drawn], z.device)
-        tokens[rows] = _sampled(z[rows], norm[rows], u, sampling)
+    if chosen:
+        rows = torch.tensor(chosen, device=z.device)
+        u = _column([randoms[i] for i in chosen], z.device)
+        tokens[rows] = drawn(z[rows], norm[rows], u, sampling)
     return tokens
 
 
@@ -152,10 +152,11 @@ def _column(randoms: Sequence[float | None], device: torch.device) -> torch.Tens
     return torch.tensor(randoms, dtype=torch.float32, device=device)[:, None]
 
 
-def _sampled(
+def drawn(
     z: torch.Tensor, norm: torch.Tensor, u: torch.Tensor, sampling: Sampling
 ) -> torch.Tensor:
-    """Shape (N,). Drawn inside the top-k where that is known to hold the nucleus."""
+    """Tokens, shape (N,), for random numbers `u` (N, 1), of logits `z` (N, V) and their
+    log-sum-exp `norm` (N,). Drawn inside the top-k where that is known to hold the nucleus."""
     width = z.shape[-1]
     if not sampling.top_k and sampling.top_p >= 1.0:
         p = (z / sampling.temperature).softmax(-1)

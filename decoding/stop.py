@@ -110,6 +110,26 @@ class BetaStop:
             return True
         return not self.lossless and self.posterior(votes) >= self.confidence
 
+    def wave(
+        self, votes: Mapping[Hashable, float], *, remaining: int, least: int = 1
+    ) -> int:
+        """How many to draw next, all at once: the fewest that could satisfy this rule, were they
+        all for the leader. Drawn one by one they could not end it sooner, so nothing is lost.
+
+        At least `least` (where rows cost little beside a pass), at most `remaining`; 0 when it is
+        satisfied.
+        """
+        if self.enough(votes, remaining=remaining):
+            return 0
+        first, second = _two(votes)
+        more = 1
+        while more < remaining:
+            hoped = {True: first + more, False: second}
+            if self.enough(hoped, remaining=remaining - more):
+                break
+            more += 1
+        return min(max(more, least), remaining)
+
 
 def _two(votes: Mapping[Hashable, float]) -> tuple[float, float]:
     first, second, *_ = (*sorted(votes.values(), reverse=True), 0.0, 0.0)

@@ -99,6 +99,27 @@ def test_half_the_samples_give_the_answer_of_forty_votes() -> None:
     assert same / questions > 0.97
 
 
+def test_a_wave_is_the_fewest_votes_that_could_end_it() -> None:
+    rule = BetaStop()
+    assert rule.wave({}, remaining=40) == 4
+    assert BetaStop.after(30, 0).wave({}, remaining=40) == 1
+    assert rule.wave({"a": 3, "b": 1}, remaining=36) == 3
+    assert rule.wave({"a": 3, "b": 1}, remaining=2) == 1  # then it cannot be caught
+    assert rule.wave({"a": 4}, remaining=36) == 0
+    assert rule.wave({}, remaining=40, least=8) == 8
+    assert BetaStop(lossless=True).wave({"a": 10}, remaining=30) == 11
+
+
+@given(st.lists(st.sampled_from("aaab"), min_size=40, max_size=40))
+def test_waves_stop_where_votes_counted_one_by_one_would(samples: list[str]) -> None:
+    rule = BetaStop()
+    single = next((n for n in range(1, 40) if rule.enough(stop.votes(samples[:n]))), 40)
+    n = 0
+    while size := rule.wave(stop.votes(samples[:n]), remaining=40 - n):
+        n += size
+    assert n == single or (n < single and rule.enough(stop.votes(samples[:n]), remaining=40 - n))
+
+
 @pytest.mark.parametrize("wrong", [(-1, 0, 1, 1), (0, math.nan, 1, 1), (1, 0, 0, 1), (1, 0, 1, -2)])
 def test_counts_and_priors_out_of_range_are_refused(wrong: tuple[float, ...]) -> None:
     with pytest.raises(InvalidSetting):
