@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import constraints
 from tta.decoding import attention, choices, engine, sample, stop
 from tta.decoding.cache import PrefixCache, prefill
 from tta.decoding.engine import Fork, Prefix, Row, Rules
@@ -65,6 +66,7 @@ def model(vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        tie_word_embeddings=vocabulary != VOCABULARY,
     )
     made = LlamaForCausalLM(config).eval()
     made.generation_config.eos_token_id = None
@@ -322,6 +324,14 @@ def votes() -> dict[str, float]:
     return {"ratio": 40 * QUESTIONS / taken, "points_lost": lost, "waves": waves / QUESTIONS}
 
 
+def json16() -> dict[str, float]:
+    return constraints.json16(model(len(constraints.tokenizer())), against)
+
+
+def compile500() -> dict[str, float]:
+    return constraints.compile500(against)
+
+
 # ----------------------------------------------------------------------------------- running
 
 ROWS: dict[str, tuple[Callable[[], dict[str, float]], float, str]] = {
@@ -332,6 +342,9 @@ ROWS: dict[str, tuple[Callable[[], dict[str, float]], float, str]] = {
     "kv8": (kv8, 5.0, "bytes of generate's keys and values, P=1024 N=8 T=32"),
     "reuse": (reuse, 2.2, "cold generate, 1600 tokens, T=16"),
     "sampler": (sampler, 15.0, "transformers' processors and multinomial, V=152k N=16"),
+    "json16": (json16, 5.0, "outlines + generate, nested schema, V=100k P=1k N=16 T=24, warm"),
+    "first": (constraints.first, 6.0, "outlines, first constrained token of a process, cold"),
+    "compile500": (compile500, 200.0, "outlines_core, 500 choices to the first mask"),
     "choice4": (choice4, 4.0, "8 constrained samples after a shared prefill"),
     "choice20": (choice20, 3.0, "8 constrained samples after a shared prefill"),
     "votes": (votes, 2.0, "40 votes"),

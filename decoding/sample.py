@@ -152,9 +152,7 @@ def _column(randoms: Sequence[float | None], device: torch.device) -> torch.Tens
     return torch.tensor(randoms, dtype=torch.float32, device=device)[:, None]
 
 
-def drawn(
-    z: torch.Tensor, norm: torch.Tensor, u: torch.Tensor, sampling: Sampling
-) -> torch.Tensor:
+def drawn(z: torch.Tensor, norm: torch.Tensor, u: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Tokens, shape (N,), for random numbers `u` (N, 1), of logits `z` (N, V) and their
     log-sum-exp `norm` (N,). Drawn inside the top-k where that is known to hold the nucleus."""
     width = z.shape[-1]

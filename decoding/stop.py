@@ -110,9 +110,7 @@ class BetaStop:
             return True
         return not self.lossless and self.posterior(votes) >= self.confidence
 
-    def wave(
-        self, votes: Mapping[Hashable, float], *, remaining: int, least: int = 1
-    ) -> int:
+    def wave(self, votes: Mapping[Hashable, float], *, remaining: int, least: int = 1) -> int:
         """How many to draw next, all at once: the fewest that could satisfy this rule, were they
         all for the leader. Drawn one by one they could not end it sooner, so nothing is lost.
 
