@@ -18,7 +18,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tta.decoding import engine
@@ -147,7 +146,6 @@ def compile500(against: Against) -> dict[str, float]:
 _FRESH = """
 import resource, sys, time, warnings
 warnings.filterwarnings("ignore")
-import torch
 torch.set_num_threads(1)
 from benchmarks.constraints import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM

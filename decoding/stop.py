@@ -122,7 +122,7 @@ class BetaStop:
         first, second = _two(votes)
         more = 1
         while more < remaining:
-            hoped = {True: first + more, False: second}
+            hoped: dict[Hashable, float] = {True: first + more, False: second}
             if self.enough(hoped, remaining=remaining - more):
                 break
             more += 1
