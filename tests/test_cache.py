@@ -39,6 +39,19 @@ def test_what_is_reused_changes_no_bit(any_model: PreTrainedModel) -> None:
     assert ends_alike(IDS[:33], IDS, any_model)
 
 
+def test_a_prompt_run_in_pieces_has_the_logits_of_one_run_at_once(
+    any_model: PreTrainedModel,
+) -> None:
+    if any_model.config.model_type == "mamba":
+        return  # never run in pieces
+    for tokens in (17, 32, 70):
+        pieces = prefill(any_model, IDS[:tokens], PrefixCache())
+        assert pieces.passes == -(-tokens // 16)
+        with torch.no_grad():
+            whole = any_model(input_ids=torch.tensor([IDS[:tokens]])).logits[:, -1]
+        torch.testing.assert_close(pieces.prefix.logits, whole, atol=5e-5, rtol=1e-4)
+
+
 def test_rows_drawn_from_a_cached_prompt_are_the_same(
     any_model: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
 ) -> None:
