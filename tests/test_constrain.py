@@ -220,8 +220,9 @@ def test_a_grammar_is_never_left(model: HFModel) -> None:
         assert re.fullmatch(r"move (left|right)( [0-9]{1,2})?", candidate.text)
 
 
-def test_properties_may_have_any_name_and_annotations_begin_with_x() -> None:
-    schema = {"type": "object", "properties": {"minlength": {"type": "integer", "x-unit": "m"}}}
+def test_properties_may_have_any_name_and_annotations_begin_with_x_or_a_dash() -> None:
+    marked = {"type": "integer", "x-unit": "m", "_comment": "metres"}
+    schema = {"id": "http://a.b/c", "type": "object", "properties": {"minlength": marked}}
     assert Output.of(schema) is not None
 
 
@@ -285,6 +286,7 @@ def test_an_answer_complete_with_its_last_token_is_not_cut_off(model: HFModel) -
         ({"anyOf": [{"type": "string"}, {"$defs": {"b": {"typ": "string"}}}]}, "typ"),
         (set[int], "uniqueItems"),
         ({"enum": []}, "empty"),
+        ({"allOf": [{"$id": "http://a.b/c", "$ref": "#/$defs/d"}]}, r"\$id"),
         ({"$ref": "#/$defs/gone"}, "gone"),
         ({"type": "string", "format": "zork"}, "zork"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
