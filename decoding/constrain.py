@@ -217,7 +217,8 @@ def _check_keywords(schema: object) -> None:
     """JSON Schema lets unknown words pass, so a misspelt one would constrain nothing."""
     if not isinstance(schema, dict):
         return
-    if "$ref" in schema and "$id" in schema:  # drafts disagree on what the reference is against
+    # Drafts disagree on what such a reference is relative to.
+    if "$id" in schema and not str(schema.get("$ref", "#")).startswith("#"):
         raise InvalidOutput(
             "$id stands beside $ref", value="$id", hint="Remove it, or put it around the reference"
         )

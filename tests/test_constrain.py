@@ -286,7 +286,7 @@ def test_an_answer_complete_with_its_last_token_is_not_cut_off(model: HFModel) -
         ({"anyOf": [{"type": "string"}, {"$defs": {"b": {"typ": "string"}}}]}, "typ"),
         (set[int], "uniqueItems"),
         ({"enum": []}, "empty"),
-        ({"allOf": [{"$id": "http://a.b/c", "$ref": "#/$defs/d"}]}, r"\$id"),
+        ({"allOf": [{"$id": "http://a.b/c", "$ref": "d.json"}]}, r"\$id"),
         ({"$ref": "#/$defs/gone"}, "gone"),
         ({"type": "string", "format": "zork"}, "zork"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
