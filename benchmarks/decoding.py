@@ -118,8 +118,7 @@ def generate(ids: Sequence[int], n: int, tokens: int, **more: object) -> object:
     how: dict[str, Any] = {"do_sample": True, "top_k": 0, "num_return_sequences": n}
     how = {**how, "attention_mask": torch.ones_like(given), "max_new_tokens": tokens, **more}
     call: Any = model().generate
-    with torch.inference_mode():
-        return call(given, **how)
+    return call(given, **how)
 
 
 def rows_of(n: int, tokens: int, matchers: Sequence[Any] | None = None) -> list[Row]:

@@ -37,6 +37,8 @@ _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 _VOLATILE_KEYS = ("_name_or_path", "transformers_version")
 _STEMS = 256
 """How many conversations' beginnings are remembered by length."""
+_ANSWERS = 4096
+"""How many answers' token ids are remembered."""
 _STOP_WINDOW = 16
 """How many of the last tokens are searched for the plain format's stop."""
 
@@ -63,6 +65,7 @@ class HFModel:
         self._table: tuple[tuple[object, ...], LLTokenizer] | None = None
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._forced: tuple[str | None, str | None] = (None, None)
+        self._answers: dict[tuple[int, str], tuple[int, ...]] = {}
         self._stems: dict[tuple[Message, ...], int] = {}
 
     def __repr__(self) -> str:
@@ -269,7 +272,13 @@ class HFModel:
         return how
 
     def _answer_ids(self, answer: str) -> tuple[int, ...]:
-        ids = self.template.encode_answer(answer)
+        """Remembered, since the same answers come again at every step."""
+        key = (len(self.tokenizer), answer)
+        ids = self._answers.get(key)
+        if ids is None:
+            if len(self._answers) >= _ANSWERS:
+                self._answers.clear()
+            ids = self._answers[key] = self.template.encode_answer(answer)
         if not ids:
             raise InvalidOutput(
                 f"The tokenizer makes no token of the answer {answer!r}",
