@@ -187,10 +187,11 @@ def reuse() -> dict[str, float]:
     kept = PrefixCache()
     prefill(model(), prompt(1536), kept)
     asked = iter(range(1000))
+    grouped = plan(model()).grouped
 
     def ours(tokens: int) -> object:
         ids = prompt(1536) + prompt(64, seed=next(asked) + 7)
-        filled = prefill(model(), ids, kept)
+        filled = prefill(model(), ids, kept, grouped=grouped)
         assert filled.reused == 1536
         rows = [Row(uniforms=None)]
         return engine.draw(filled.prefix, rows, Rules(ends=(), limit=tokens))

@@ -42,9 +42,14 @@ def keeps_all(layer: Layer) -> bool:
     return type(layer) is DynamicLayer and layer.keys is not None
 
 
+def continued(cache: Cache) -> Cache:
+    """One row that continues the one row of `cache`."""
+    return Cache(layers=[light_copy(layer) for layer in cache.layers])
+
+
 def forked(cache: Cache, n: int) -> Cache:
     """`n` rows that continue the one row of `cache`, each with its own copy of everything."""
-    twin = Cache(layers=[light_copy(layer) for layer in cache.layers])
+    twin = continued(cache)
     # The one operation that every layer type has, short convolutions included.
     twin.reorder_cache(torch.zeros(n, dtype=torch.long))  # type: ignore[arg-type]
     return twin
@@ -82,6 +87,11 @@ def layer_bytes(layer: Layer) -> int:
 # ------------------------------------------------------------------------------- operator
 
 
+_GET = torch.Tensor.__getitem__
+_ALL = slice(None)
+_NEW_AXIS = (_ALL, _ALL, None, _ALL, _ALL)
+
+
 class Keys(torch.Tensor):
     """Keys or values of the rows themselves, which know the layer that holds the rest."""
 
@@ -92,6 +102,11 @@ class Keys(torch.Tensor):
             torch.Tensor.size,
             torch.Tensor.dim,
         )
+    )
+
+    # What `repeat_kv` is made of: heads need no copies for the queries that they serve.
+    _repeats: ClassVar[frozenset[Any]] = frozenset(
+        (torch.Tensor.__getitem__, torch.Tensor.expand, torch.Tensor.reshape)
     )
 
     @classmethod
@@ -113,6 +128,8 @@ class Keys(torch.Tensor):
                 return _attend(*args, **(kwargs or {}))
             if func in cls._allowed:
                 return func(*args, **(kwargs or {}))
+            if func in cls._repeats and (func is not _GET or args[1] == _NEW_AXIS):
+                return args[0]
         raise not_shared(getattr(func, "__name__", repr(func)))
 
 
@@ -205,6 +222,52 @@ class SharedLayer(PrefixedLayer):
         mixed = flat.reshape(groups, n, -1, flat.shape[-1]).transpose(0, 1).float() + own
         out: torch.Tensor = mixed / total.transpose(0, 1)
         return out.to(query.dtype).reshape(n, heads, steps, -1)
+
+
+class GroupedLayer(PrefixedLayer):
+    """One row that goes on by several tokens at once, and ends as a plain layer. Queries of heads
+    that share their keys are laid side by side, where the model would copy the keys for each."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys = torch.cat([self._keys, key_states], dim=-2)
+        self.values = torch.cat([self._values, value_states], dim=-2)
+        return Keys.of(self.keys, self), Keys.of(self.values, self)
+
+    def attend(self, query: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+        assert self.keys is not None and self.values is not None
+        n, heads, steps, width = query.shape
+        q = query.reshape(n, self.keys.shape[1], -1, width)
+        if mask is not None:
+            mask = mask.repeat(1, 1, q.shape[2] // mask.shape[2], 1)
+        elif steps > 1:
+            raise not_shared("no mask for several tokens")
+        out = sdpa(q, self.keys, self.values, attn_mask=mask, scale=scale)
+        return out.reshape(n, heads, steps, -1)
+
+    def plain(self) -> DynamicLayer:
+        layer = DynamicLayer()  # type: ignore[no-untyped-call]
+        assert self.keys is not None and self.values is not None
+        layer.lazy_initialization(self.keys, self.values)
+        layer.keys, layer.values = self.keys, self.values
+        return layer
+
+
+def grouped(cache: Cache) -> Cache:
+    """One row that continues `cache` by one pass; then `settled`."""
+    layers: list[Layer] = []
+    layer: Layer
+    for layer in cache.layers:
+        grows = keeps_all(layer)
+        layers.append(GroupedLayer(layer.keys, layer.values) if grows else light_copy(layer))
+    return Cache(layers=layers)
+
+
+def settled(cache: Cache) -> Cache:
+    """What a pass left in `cache`, in plain layers."""
+    layers = [x.plain() if isinstance(x, GroupedLayer) else x for x in cache.layers]
+    return Cache(layers=layers)
 
 
 def _product(q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -116,11 +116,13 @@ def prefill(
     scope: str = SHARED_SCOPE,
     common: int = 0,
     resumes: bool = True,
+    grouped: bool = False,
 ) -> Filled:
     """Run a prompt, from the longest beginning of it that this scope may use.
 
     `common`: how many of the first tokens are nobody's own, and so may be found from every scope.
     `resumes`: the model can be run in pieces; otherwise only a whole prompt is found again.
+    `grouped`: as for `Prefix`.
     """
     ids = tuple(ids)
     if cache is None or cache.limit <= 0:
@@ -133,7 +135,7 @@ def prefill(
     reused = cuts[at - 1] if prefix is not None else 0
     new: dict[str, dict[Key, Prefix]] = {}
     for key in keys[at:]:
-        prefix = Prefix(model, key[2], start=prefix)
+        prefix = Prefix(model, key[2], start=prefix, grouped=grouped)
         new.setdefault(key[1], {})[key] = prefix
     for owner, prefixes in new.items():
         cache.put(owner, prefixes)

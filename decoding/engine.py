@@ -57,38 +57,44 @@ class Fork(StrEnum):
 class Prefix:
     """A prompt that was run through the model once. Forking copies; the prefix stays as it was.
 
-    `start` is a prefix of this prompt that was run before: only what follows it is run now.
+    `start` is a prefix of this prompt that was run before: only what follows it is run now;
+    `grouped`: without copying its keys for every head (see `Plan.grouped`).
     """
 
     def __init__(
-        self, model: PreTrainedModel, ids: Sequence[int], *, start: Prefix | None = None
+        self,
+        model: PreTrainedModel,
+        ids: Sequence[int],
+        *,
+        start: Prefix | None = None,
+        grouped: bool = False,
     ) -> None:
         import torch
 
         check_evaluating(model)
         self.model = model
         self.ids = torch.tensor([list(ids)], dtype=torch.long, device=device_of(model))
-        cache = None
-        if start is not None and start.cache is not None:
-            cache = start.continued()
-        done = len(start) if start is not None and cache is not None else 0
-        out = forward(model, self.ids[:, done:], cache=cache, last=True)
+        if start is None or start.cache is None:
+            out = forward(model, self.ids, last=True)
+            held = getattr(out, "past_key_values", None)
+        else:
+            held = start.continued(grouped=grouped)
+            out = forward(model, self.ids[:, len(start) :], cache=held, last=True)
+            held = _settled(held) if grouped else held
         self.logits: torch.Tensor = out.logits[:, -1]
         """Shape (1, V)."""
-        held = cache if cache is not None else getattr(out, "past_key_values", None)
         self.cache: Cache | None = held if _forkable(held) else None
 
     def __len__(self) -> int:
         return self.ids.shape[1]
 
-    def continued(self) -> Cache:
-        """A cache of one row that may be continued while this one stays as it is."""
-        from transformers import Cache
-
-        from tta.decoding.attention import light_copy
+    def continued(self, *, grouped: bool = False) -> Cache:
+        """A cache of one row that may be continued while this one stays as it is; if `grouped`,
+        by one pass."""
+        from tta.decoding import attention
 
         assert self.cache is not None
-        return Cache(layers=[light_copy(layer) for layer in self.cache.layers])
+        return (attention.grouped if grouped else attention.continued)(self.cache)
 
     def fork(self, n: int, how: Fork = Fork.FORKED) -> Rows:
         """`n` rows that continue this prefix."""
@@ -182,6 +188,12 @@ def check_evaluating(model: PreTrainedModel) -> None:
             value=type(model).__name__,
             hint="Call model.eval() first; tta never changes a model by itself",
         )
+
+
+def _settled(cache: Cache) -> Cache:
+    from tta.decoding.attention import settled
+
+    return settled(cache)
 
 
 def _forkable(cache: object) -> bool:

@@ -262,6 +262,7 @@ class HFModel:
             scope=scope,
             common=common,
             resumes=self.plan.resumes,
+            grouped=self.plan.grouped,
         )
 
     def _fork(self, prefix: engine.Prefix, n: int) -> engine.Fork:

@@ -39,12 +39,14 @@ class Plan:
 
     `rows`: how drawn rows continue a prompt. `choices`: how closed sets are run. `resumes`: a
     prompt may be run in pieces, which is what lets one be continued from the prefix cache.
+    `grouped`: that is done without copying the earlier keys for every head.
     `window`: tokens, the shortest sliding window. `why`: what spoke against the ways not used.
     """
 
     rows: Fork
     choices: Way
     resumes: bool
+    grouped: bool = False
     window: int | None = None
     why: tuple[str, ...] = field(default=(), compare=False)
 
@@ -62,12 +64,14 @@ def plan(model: PreTrainedModel) -> Plan:
         why = ("the model has no cache that can be forked",)
         return Plan(rows=Fork.RECOMPUTED, choices=Way.ROWS, resumes=False, why=why)
     against: list[str] = []
-    resumes = _holds("resuming", against, lambda: _resumes(prefix))
     share = _sharable(prefix.cache) and _holds("sharing", against, lambda: _shares(prefix))
+    groups = share and _holds("grouping", against, lambda: _resumes(prefix, grouped=True))
+    resumes = groups or _holds("resuming", against, lambda: _resumes(prefix))
     return Plan(
         rows=Fork.SHARED if share else Fork.FORKED,
         choices=_choices(prefix, against),
         resumes=resumes,
+        grouped=groups,
         window=_window(prefix.cache),
         why=tuple(against),
     )
@@ -141,9 +145,9 @@ def _differ(one: Any, other: Any, kind: torch.dtype) -> str:  # noqa: ANN401 - a
     return "" if gap <= bound else f"the results differ by {gap:.2g} nats"
 
 
-def _resumes(prefix: engine.Prefix) -> str:
+def _resumes(prefix: engine.Prefix, *, grouped: bool = False) -> str:
     start = engine.Prefix(prefix.model, _TRIAL[:2])
-    again = engine.Prefix(prefix.model, _TRIAL, start=start)
+    again = engine.Prefix(prefix.model, _TRIAL, start=start, grouped=grouped)
     logits = again.logits.float().log_softmax(-1), prefix.logits.float().log_softmax(-1)
     return _differ(*logits, prefix.logits.dtype)
 

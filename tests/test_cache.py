@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tta.decoding import HFModel, cache, load
 from tta.decoding.cache import PrefixCache, prefill
+from tta.decoding.plan import plan
 from tta.errors import UnsupportedModel
 from tta.types import Message, Prompt
 
@@ -45,11 +46,12 @@ def test_a_prompt_run_in_pieces_has_the_logits_of_one_run_at_once(
     if any_model.config.model_type == "mamba":
         return  # never run in pieces
     for tokens in (17, 32, 70):
-        pieces = prefill(any_model, IDS[:tokens], PrefixCache())
-        assert pieces.passes == -(-tokens // 16)
         with torch.no_grad():
             whole = any_model(input_ids=torch.tensor([IDS[:tokens]])).logits[:, -1]
-        torch.testing.assert_close(pieces.prefix.logits, whole, atol=5e-5, rtol=1e-4)
+        for grouped in {False, plan(any_model).grouped}:
+            pieces = prefill(any_model, IDS[:tokens], PrefixCache(), grouped=grouped)
+            assert pieces.passes == -(-tokens // 16)
+            torch.testing.assert_close(pieces.prefix.logits, whole, atol=5e-5, rtol=1e-4)
 
 
 def test_rows_drawn_from_a_cached_prompt_are_the_same(

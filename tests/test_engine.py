@@ -48,6 +48,7 @@ def test_every_architecture_gets_the_fastest_way_that_holds_for_it(name: str) ->
     found = plan(build(name))
     assert (found.rows, found.choices) == WAYS[name]
     assert found.resumes == (name != "mamba")
+    assert found.grouped == (found.rows is Fork.SHARED)
     assert bool(found.why) == (name in ("gemma2", "mamba"))
 
 
