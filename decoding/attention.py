@@ -247,7 +247,7 @@ class GroupedLayer(PrefixedLayer):
         return out.reshape(n, heads, steps, -1)
 
     def plain(self) -> DynamicLayer:
-        layer = DynamicLayer()  # type: ignore[no-untyped-call]
+        layer = DynamicLayer()
         assert self.keys is not None and self.values is not None
         layer.lazy_initialization(self.keys, self.values)
         layer.keys, layer.values = self.keys, self.values

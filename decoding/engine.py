@@ -14,6 +14,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from tta.decoding import sample
 from tta.decoding.sample import Sampling
 from tta.decoding.score import Stats
@@ -21,7 +23,6 @@ from tta.errors import UnsupportedModel
 from tta.types import Finish
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
     from transformers import Cache, PreTrainedModel
@@ -41,6 +42,9 @@ class Matcher(Protocol):
         """Shape (V,)."""
 
     def take(self, token: int) -> None: ...
+
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next, as the tokenizer would write them; often none."""
 
 
 class Fork(StrEnum):
@@ -218,11 +222,29 @@ class Row:
     stats: Stats = field(default_factory=Stats)
     rejected: bool = False
     """It was stopped from outside: no answer, and no vote."""
+    forced: list[int] = field(default_factory=list)
+    """What comes next whatever the model says, so that it can be run in one pass."""
 
     @property
     def random(self) -> float | None:
         """The random number of the next token."""
         return None if self.uniforms is None else float(self.uniforms[len(self.ids)])
+
+    def allowed(self, width: int) -> Bools | None:
+        """Shape (width,); None when anything is."""
+        if not self.forced:
+            return None if self.matcher is None else self.matcher.allowed()
+        only = np.zeros(width, dtype=np.bool_)
+        only[self.forced[0]] = True
+        return only
+
+    def take(self, token: int) -> None:
+        self.ids.append(token)
+        if self.matcher is None:
+            return
+        self.matcher.take(token)
+        # A row always follows what is forced, whatever others do: it must not depend on them.
+        self.forced = self.forced[1:] or list(self.matcher.forced())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,11 +270,14 @@ def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FOR
     import torch
 
     live = list(rows)
+    for row in live:
+        row.forced = list(row.matcher.forced()) if row.matcher is not None else []
     state: Rows | None = None
-    logits = prefix.logits.expand(len(live), -1)
+    logits = prefix.logits[:, None].expand(len(live), -1, -1)
     passes = 0
     while True:
-        _advance_all(live, logits, rules)
+        for place in range(logits.shape[1]):
+            _advance_all(live, logits[:, place], rules)
         going = [i for i, row in enumerate(live) if row.finish is None]
         if not going:
             return passes
@@ -261,8 +286,16 @@ def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FOR
         elif len(going) < len(live):
             state.keep(going)
         live = [live[i] for i in going]
-        logits = state.forward(torch.tensor([[row.ids[-1]] for row in live]))[:, -1]
+        ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
+        logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
         passes += 1
+
+
+def _ahead(live: Sequence[Row], rules: Rules) -> int:
+    """How many tokens every row is known to take next, none of which can end it."""
+    if rules.reject is not None or not rules.ends:
+        return 0
+    return min(min(len(row.forced), rules.limit - len(row.ids) - 1) for row in live)
 
 
 def _advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
@@ -271,7 +304,7 @@ def _advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> Non
         [row.random for row in live],
         sampling=rules.sampling,
         ends=rules.ends,
-        allowed=[row.matcher.allowed() if row.matcher is not None else None for row in live],
+        allowed=[row.allowed(logits.shape[-1]) for row in live],
         vocabulary=rules.vocabulary,
     )
     for row, taken in zip(live, steps, strict=True):
@@ -289,10 +322,8 @@ def advance(row: Row, taken: sample.Step, rules: Rules) -> None:
         row.logprob += taken.end_logprob
         row.finish = Finish.STOP
         return
-    row.ids.append(taken.token)
+    row.take(taken.token)
     row.logprob += taken.logprob
-    if row.matcher is not None:
-        row.matcher.take(taken.token)
     full = len(row.ids) >= rules.limit
     if row.matcher is not None:
         # A complete answer still pays for its end of turn, unless it has none or no room for it.

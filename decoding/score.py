@@ -14,7 +14,8 @@ model again: all of it falls out of the pass that drew the token.
 `confidence_bottom`  the mean of the lowest tenth of the groups (at least one)
 `mask_mass`          sum over tokens of ln(probability that the constraint allowed): 0 when it
                      never got in the way, and the log importance weight of the answer when its
-                     prior is to be p(answer | valid)
+                     prior is to be p(answer | valid); a token that was forced counts as the only
+                     one allowed
 
 A group is `group_size(T)` successive tokens of an answer of T.
 """
