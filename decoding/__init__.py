@@ -1,8 +1,21 @@
 """How a frozen model answers: drawing, choosing among a closed set, deciding."""
 
 from tta.decoding.constrain import Output
-from tta.decoding.decide import Decider, Decision
+from tta.decoding.decide import Decider, Decision, Prompts
+from tta.decoding.health import health
 from tta.decoding.hf import HFModel
 from tta.decoding.load import load
+from tta.decoding.mixture import Mixture
+from tta.decoding.testimony import testify
 
-__all__ = ["Decider", "Decision", "HFModel", "Output", "load"]
+__all__ = [
+    "Decider",
+    "Decision",
+    "HFModel",
+    "Mixture",
+    "Output",
+    "Prompts",
+    "health",
+    "load",
+    "testify",
+]

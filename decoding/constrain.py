@@ -14,6 +14,7 @@ import types
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
 from tta.errors import InvalidOutput
@@ -131,9 +132,15 @@ def _closed(
         source=source,
         choices=tuple(by_text),
         descriptions=described,
-        grammar=_regex("|".join(map(re.escape, by_text)), source),
+        grammar=_alternatives(tuple(by_text)),
         read=by_text.__getitem__,
     )
+
+
+@lru_cache(maxsize=64)
+def _alternatives(texts: tuple[str, ...]) -> str:
+    """Kept: a chat is asked with the same choices again and again."""
+    return _regex("|".join(map(re.escape, texts)), texts)
 
 
 def _choice_text(member: object) -> str:

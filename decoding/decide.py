@@ -1,209 +1,240 @@
-"""From a prompt and what was recalled to candidates, each with every expert's log-probability.
+"""From prompts and what was recalled to candidates, each with every expert's opinion.
 
 Closed answer sets are scored exactly, never sampled. Open answers are drawn; answers accepted
-before for the same request join them, and a drawn answer that was refused before is not repeated
-while there is another. Knows nothing of how memories are found or kept.
+before for the same request join them. Knows nothing of how memories are found or kept, nor of what
+feedback will do to the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tta.decoding.constrain import Output
-from tta.decoding.mixture import combine, heard, normalise
-from tta.errors import ModelNeeded
-from tta.protocols import Model, Names, Votes
-from tta.types import Candidate, Cost, Finish, Prompt, Recall, Request
+from tta.decoding.experts import FROZEN, RECALLED, is_needed, leads, names, with_model
+from tta.decoding.mixture import Blend, alone, blend, joined
+from tta.decoding.open import Drawing
+from tta.decoding.testimony import opinions_json
+from tta.protocols import Model, Names, Readers
+from tta.types import Candidate, Cost, Finish, Json, Prompt, Recall, Request, Standing
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
-SAME = 0.98
-"""Cosine similarity from which two requests count as the same."""
-RETRY = 4
-"""How many more samples are drawn when all drawn so far were refused before."""
-DEFAULT_NEW_TOKENS = 64
-CLOSED = {"model": 0.05, "names": 0.3, "memory": 1.0}
-"""Weights over a closed set, chosen on BANKING77 and TREC; a model's opinion is a sum over tokens
-there, and so far too sure."""
-OPEN = {"model": 0.5, "memory": 1.0}
-"""Weights over open answers, where the model's opinion is a mean over tokens."""
+EXACT = "exact"
+FORCE = 0.9
+"""Weight of what was said of this very request: it is not up for a vote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What the model is shown with memory, and (made only when asked for) without any. They are
+    one when nothing was recalled."""
+
+    recalled: Prompt
+    frozen: Callable[[], Prompt]
+    differ: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Candidates best first, the probability of the best among them, and what it took."""
+    """Candidates best first, and what decided.
+
+    `confidence` is the probability of the best, as the experts see it; `margin` its distance to
+    the second; `opinions` what the journal keeps of them.
+    """
 
     candidates: tuple[Candidate, ...]
     confidence: float
+    margin: float
     weights: Mapping[str, float]
     cost: Cost
     stopped: str
+    opinions: Mapping[str, Json]
+    skipped: tuple[str, ...] = ()
+    muted: float = 0.0
 
 
 class Decider:
-    """Weighs a frozen model's opinion against votes of memory.
+    """Asks the experts and mixes what they say.
 
-    Opinions are added with fixed weights: score(a) = sum of weight * log p(a) over the experts.
-    Without a model the answers' names stand for it, and only closed sets can be decided.
+    Without a model the answers' names stand for the frozen one, and only closed sets can be
+    decided.
     """
 
-    def __init__(self, model: Model | None, names: Names, votes: Votes) -> None:
-        self._model, self._names, self._votes = model, names, votes
+    def __init__(self, model: Model | None, names: Names, readers: Readers) -> None:
+        self._model, self._names, self._readers = model, names, readers
 
     def decide(
-        self, request: Request, output: Output | None, prompt: Prompt, recall: Recall
+        self,
+        request: Request,
+        task: str,
+        output: Output | None,
+        prompts: Prompts,
+        recall: Recall,
+        standing: Standing,
     ) -> Decision:
-        """Raises ModelNeeded for an open answer without a model."""
-        if output is not None and output.choices is not None:
-            return self._closed(request, output, output.choices, prompt, recall)
-        return self._open(request, output, prompt, recall)
+        """Raises ModelNeeded for an open answer without a model, and what `verify` raises."""
+        if output is None or output.choices is None:
+            drawing = Drawing(self._model, self._readers)
+            return _open(drawing, request, output, prompts, recall, standing)
+        return self._closed(request, task, output, output.choices, prompts, recall, standing)
 
     def frozen(self, request: Request, output: Output | None, prompt: Prompt) -> Decision:
         """The model alone (without one: the names alone), greedy, whatever `n` is."""
         if output is not None and output.choices is not None:
-            prior, opinion, cost = self._prior(request, output, output.choices, prompt)
-            candidates = _chosen(output.choices, opinion)
-            return _decision(candidates, {prior: opinion}, {prior: 1.0}, cost, "closed set")
-        drawn, cost = self._sample(request, output, prompt, 1)
-        opinion = self._per_token(drawn)
-        return _decision(drawn, {"model": opinion}, {"model": 1.0}, cost, "greedy")
+            answers = output.choices
+            if self._model is None:
+                opinion = self._names.opinion(request.prompt, answers, output.descriptions)
+                cost = Cost()
+            else:
+                opinion, cost = self._model.choose(prompt, answers)
+            mixed = alone(FROZEN, opinion)
+            return decision(_chosen(answers, opinion), mixed, cost, "closed set", {})
+        drawn, cost = Drawing(self._model, self._readers).sample(request, output, prompt, 1)
+        return decision(drawn, alone(FROZEN, np.zeros(1)), cost, "greedy", {})
 
     def _closed(
         self,
         request: Request,
+        task: str,
         output: Output,
         answers: Sequence[str],
-        prompt: Prompt,
+        prompts: Prompts,
         recall: Recall,
+        standing: Standing,
     ) -> Decision:
-        prior, opinion, cost = self._prior(request, output, answers, prompt)
-        opinions = {prior: opinion, "memory": self._vote(answers, recall, opinion)}
-        return _decision(_chosen(answers, opinion), opinions, CLOSED, cost, "closed set")
-
-    def _prior(
-        self, request: Request, output: Output, answers: Sequence[str], prompt: Prompt
-    ) -> tuple[str, FloatArray, Cost]:
+        opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))
+        asked, cost, skipped = self._ask(answers, prompts, standing, opinions)
+        opinions |= asked
         if self._model is None:
-            opinion = self._names.opinion(
-                answers, request=request.prompt, descriptions=output.descriptions
-            )
-            return "names", opinion, Cost()
-        logprobs, cost = self._model.choose(prompt, answers)
-        return "model", logprobs, cost
-
-    def _vote(self, answers: Sequence[str], recall: Recall, frozen: FloatArray) -> FloatArray:
-        """Where no case is near, the votes repeat the frozen opinion."""
-        return self._votes.opinion(
-            answers, cases=recall.cases, rejected=recall.rejected, prior=normalise(frozen)
+            opinions[FROZEN] = opinions.pop("names")
+        mixed = _mixed(opinions, standing, prompts)
+        logprobs = asked.get(RECALLED, asked.get(FROZEN, np.log(mixed.scores)))
+        kept = opinions_json(
+            answers,
+            opinions,
+            mixed,
+            closed=True,
+            frozen=_favourite(answers, opinions.get(FROZEN)),
+            passes=[name for name in (FROZEN, RECALLED) if name in asked],
         )
+        final = _exactly(mixed, request, answers, recall)
+        found = decision(_chosen(answers, logprobs), final, cost, "closed set", kept)
+        return replace(found, skipped=skipped)
 
-    def _open(
-        self, request: Request, output: Output | None, prompt: Prompt, recall: Recall
-    ) -> Decision:
-        drawn, cost, stopped = self._draw(request, output, prompt, recall)
-        recalled, more = self._accepted(output, prompt, recall, {c.text for c in drawn})
-        candidates = _whole(output, (*drawn, *recalled))
-        opinion = self._per_token(candidates)
-        votes = self._vote([c.text for c in candidates], recall, opinion)
-        opinions = {"model": opinion, "memory": votes}
-        return _decision(candidates, opinions, OPEN, cost + more, stopped)
-
-    def _draw(
-        self, request: Request, output: Output | None, prompt: Prompt, recall: Recall
-    ) -> tuple[tuple[Candidate, ...], Cost, str]:
-        refused = {r.record.answer for r in recall.rejected if r.score >= SAME}
-        drawn, cost = self._sample(request, output, prompt, request.n)
-        if not all(c.text in refused for c in drawn):
-            return _distinct(drawn), cost, f"{request.n} drawn"
-        # Sample i does not depend on how many are drawn, so drawing more only adds to the same.
-        drawn, more = self._sample(request, output, prompt, request.n + RETRY)
-        return _distinct(drawn), cost + more, f"{RETRY} more drawn: refused before"
-
-    def _sample(
-        self, request: Request, output: Output | None, prompt: Prompt, n: int
-    ) -> tuple[tuple[Candidate, ...], Cost]:
+    def _ask(
+        self,
+        answers: Sequence[str],
+        prompts: Prompts,
+        standing: Standing,
+        readers: Mapping[str, FloatArray],
+    ) -> tuple[dict[str, FloatArray], Cost, tuple[str, ...]]:
+        """The opinions that take a pass of the model, and who was not asked."""
+        found: dict[str, FloatArray] = {}
+        cost, skipped = Cost(), list[str]()
         if self._model is None:
-            raise ModelNeeded(
-                "an open answer needs a language model",
-                value=request.prompt,
-                hint="Wrap one, or pass output=[...] with the possible answers",
-            )
-        return self._model.draw(
-            prompt,
-            n=n,
-            max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
-            seed=request.seed,
-            output=output,
+            return found, cost, ()
+        first = not standing.experienced
+        for name in (RECALLED, FROZEN) if prompts.differ else (FROZEN,):
+            if (first and found) or not (first or is_needed(name, standing)):
+                skipped += names(name)
+                continue
+            prompt = prompts.recalled if name == RECALLED else prompts.frozen()
+            logprobs, more = self._model.choose(prompt, answers)
+            found |= with_model(name, logprobs, answers, standing, readers)
+            cost += more
+        return found, cost, tuple(skipped)
+
+
+def _mixed(opinions: Mapping[str, FloatArray], standing: Standing, prompts: Prompts) -> Blend:
+    """Until there is feedback, nobody is known to be better than the model as it is (with what it
+    was told to be shown: a rule, a note)."""
+    wider = any("@" in name for name in opinions)
+    if standing.experienced or wider:
+        return blend(opinions, standing.weights)
+    leader = RECALLED if RECALLED in opinions and prompts.differ else FROZEN
+    return alone(leader, opinions[leader])
+
+
+def _exactly(mixed: Blend, request: Request, answers: Sequence[str], recall: Recall) -> Blend:
+    """What was accepted for this very request is answered, what was refused is not."""
+    same = [r.record.answer for r in recall.cases if r.record.request == request.prompt]
+    accepted = next((answers.index(a) for a in same if a in answers), None)
+    if accepted is not None:
+        opinion = np.zeros(len(answers))
+        opinion[accepted] = 1.0
+        return joined(mixed, EXACT, opinion, FORCE)
+    refused = {r.record.answer for r in recall.rejected if r.record.request == request.prompt}
+    allowed = np.array([answer not in refused for answer in answers])
+    if allowed.all() or not allowed.any():
+        return mixed
+    left = np.where(allowed, mixed.scores, 0.0)
+    return joined(mixed, EXACT, left / left.sum(), FORCE)
+
+
+def _open(
+    drawing: Drawing,
+    request: Request,
+    output: Output | None,
+    prompts: Prompts,
+    recall: Recall,
+    standing: Standing,
+) -> Decision:
+    accepted = drawing.accepted(request, output, recall)
+    if accepted is not None:
+        opinion = alone(EXACT, np.zeros(1))
+        return decision([accepted], opinion, Cost(), "accepted for this very request", {})
+    found = drawing.draw(request, output, prompts, recall, leads(standing), standing)
+    opinions, cost = drawing.opinions(request, output, prompts, recall, standing, found)
+    texts = [c.text for c in found.candidates]
+    mixed = blend(opinions, standing.weights)
+    kept = opinions_json(texts, opinions, mixed, closed=False, frozen=found.frozen, passes=[])
+    final = drawing.forced(mixed, request, texts, recall)
+    return decision(found.candidates, final, found.cost + cost, found.stopped, kept)
+
+
+def decision(
+    candidates: Sequence[Candidate],
+    mixed: Blend,
+    cost: Cost,
+    stopped: str,
+    kept: Mapping[str, Any],
+) -> Decision:
+    """Candidates sorted by score; of equals the earlier comes first."""
+    order = np.argsort(-mixed.scores, kind="stable").tolist()
+    columns = {name: part.tolist() for name, part in mixed.parts.items()}
+    scores = mixed.scores.tolist()
+    scored = tuple(
+        replace(
+            candidates[i],
+            parts={name: column[i] for name, column in columns.items()},
+            score=scores[i],
         )
-
-    def _accepted(
-        self, output: Output | None, prompt: Prompt, recall: Recall, drawn: set[str]
-    ) -> tuple[tuple[Candidate, ...], Cost]:
-        """Answers accepted for this very request that were not drawn, scored by the model."""
-        known = dict.fromkeys(r.record.answer for r in recall.cases if r.score >= SAME)
-        texts = [t for t in known if t not in drawn and (output is None or output.accepts(t))]
-        if not texts or self._model is None:
-            return (), Cost()
-        logprobs, cost = self._model.choose(prompt, texts)
-        found = tuple(
-            Candidate(text=text, logprob=float(logprob), finish=Finish.RECALLED)
-            for text, logprob in zip(texts, logprobs, strict=True)
-        )
-        return found, cost
-
-    def _per_token(self, candidates: Sequence[Candidate]) -> FloatArray:
-        """Mean log-probability per token: sums would favour short answers."""
-        import numpy as np
-
-        count = self._model.count if self._model is not None else len
-        return np.array([c.logprob / (count(c.text) + 1) for c in candidates])
+        for i in order
+    )
+    second = scored[1].score if len(scored) > 1 else 0.0
+    return Decision(
+        candidates=scored,
+        confidence=scored[0].score,
+        margin=scored[0].score - second,
+        weights=mixed.weights,
+        cost=cost,
+        stopped=stopped,
+        opinions=kept,
+        muted=mixed.mute,
+    )
 
 
-def _whole(output: Output | None, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Without those cut off before their type was complete, while there are others."""
-    if output is None:
-        return candidates
-    return [c for c in candidates if c.finish is not Finish.LENGTH] or candidates
-
-
-def _distinct(drawn: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    first: dict[str, Candidate] = {}
-    for candidate in drawn:
-        first.setdefault(candidate.text, candidate)
-    return tuple(first.values())
+def _favourite(answers: Sequence[str], opinion: FloatArray | None) -> str | None:
+    return None if opinion is None else answers[int(np.argmax(opinion))]
 
 
 def _chosen(answers: Sequence[str], logprobs: FloatArray) -> tuple[Candidate, ...]:
     return tuple(
         Candidate(text=text, logprob=float(logprob), finish=Finish.CHOSEN)
         for text, logprob in zip(answers, logprobs, strict=True)
-    )
-
-
-def _decision(
-    candidates: Sequence[Candidate],
-    opinions: Mapping[str, FloatArray],
-    weights: Mapping[str, float],
-    cost: Cost,
-    stopped: str,
-) -> Decision:
-    parts = {name: heard(opinion) for name, opinion in opinions.items()}
-    used = {name: weights[name] for name in parts}
-    scores = combine(opinions, used)
-    order = sorted(range(len(candidates)), key=lambda i: -scores[i])  # stable: ties keep the order
-    scored = tuple(
-        replace(
-            candidates[i],
-            parts={name: float(part[i]) for name, part in parts.items()},
-            score=float(scores[i]),
-        )
-        for i in order
-    )
-    best = float(normalise(scores)[order[0]])
-    return Decision(
-        candidates=scored, confidence=exp(best), weights=used, cost=cost, stopped=stopped
     )

@@ -97,6 +97,13 @@ class Chroma:
             yield page["ids"], np.asarray(page["embeddings"], dtype=np.float32)
             start += _PAGE
 
+    def fetch(self, name: str, ids: Sequence[str]) -> Iterator[tuple[list[str], FloatArray]]:
+        """(ids, vectors) of those of `ids` that are there, page by page, in any order."""
+        for start in range(0, len(ids), _PAGE):
+            page = self._use(name, partial(_some, ids=list(ids[start : start + _PAGE])))
+            if page is not None and page["ids"]:
+                yield page["ids"], np.asarray(page["embeddings"], dtype=np.float32)
+
     def write(
         self, name: str, metadata: Mapping[str, Any], changes: Mapping[str, FloatArray | None]
     ) -> None:
@@ -203,6 +210,10 @@ class Chroma:
 
 def _page(collection: Collection, start: int) -> GetResult:
     return collection.get(include=["embeddings"], limit=_PAGE, offset=start)
+
+
+def _some(collection: Collection, ids: list[str]) -> GetResult:
+    return collection.get(ids=ids, include=["embeddings"])
 
 
 def _write(collection: Collection, changes: Mapping[str, FloatArray | None]) -> bool:

@@ -7,15 +7,19 @@ Which record replaces which is decided here and nowhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from tta.memory.events import FEEDBACK
+from tta.memory.trust import Trust
+from tta.protocols import Weigher
 from tta.types import Event, EventKind, Record, RecordKind
 
 Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""
+
+_VOTING = (RecordKind.CASE, RecordKind.REJECTED)
 
 
 @dataclass(slots=True)
@@ -24,6 +28,7 @@ class UserState:
 
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
+    `ledger` tells by task how cases and rejections came (+1) and went (-1).
     """
 
     records: dict[str, Record] = field(default_factory=dict)
@@ -33,6 +38,8 @@ class UserState:
     patterns: dict[str, str] = field(default_factory=dict)
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
+    ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
+    trust: Trust = field(default_factory=Trust)
 
 
 @dataclass(slots=True)
@@ -53,15 +60,15 @@ class Change:
     reason: str = ""
 
 
-def fold(events: Iterable[Event]) -> State:
-    """The state after `events`, from nothing."""
+def fold(events: Iterable[Event], weigher: Weigher | None = None) -> State:
+    """The state after `events`, from nothing; weights of experts only with a `weigher`."""
     state = State()
     for event in events:
-        apply(state, event)
+        apply(state, event, weigher)
     return state
 
 
-def apply(state: State, event: Event) -> Change:
+def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
     """Bring `state` one event further, in place. O(1), but for an undo: O(the user's records)."""
     if event.kind is EventKind.FORGOTTEN:
         gone = state.users.pop(event.user, UserState())
@@ -72,42 +79,56 @@ def apply(state: State, event: Event) -> Change:
     if event.kind is EventKind.ANSWERED:
         return _answered(user, event)
     if event.kind is EventKind.UNDONE:
-        return _undo(user, event)
-    return _learn(user, event)
+        return _undo(user, event, weigher)
+    return _learn(user, event, weigher)
 
 
 def _answered(user: UserState, event: Event) -> Change:
     if pattern := _text(event, "pattern"):
         user.patterns[pattern] = event.task
+    user.trust.answered(event.task, event.body)
     return Change(user=event.user, reason="answered")
 
 
-def _learn(user: UserState, event: Event) -> Change:
+def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     made = records_of(event)
     user.made[event.id] = made
-    removed = [old for new in made for old in _add(user, new)]
+    removed = _enter(user, made)
+    user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     return Change(
         user=event.user, added=made, removed=tuple(removed), reason=_reason(event, made, removed)
     )
 
 
-def _undo(user: UserState, event: Event) -> Change:
+def _undo(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     feedback = _text(event, "feedback")
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
-    before = user.records
-    del user.made[feedback]
-    user.records, user.by, user.slots = {}, {}, {}
+    before, ledger = user.records, user.ledger
+    tasks = {record.task for record in user.made.pop(feedback)}
+    user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
     for made in user.made.values():
-        for record in made:
-            _add(user, record)
+        _enter(user, made)
+    # A new list where it differs, so that whoever has read the old one starts over.
+    user.ledger.update({task: told for task, told in ledger.items() if task not in tasks})
+    user.trust.undo(feedback, weigher)
     return Change(
         user=event.user,
         added=tuple(r for r in user.records.values() if r.id not in before),
         removed=tuple(r for r in before.values() if r.id not in user.records),
         reason="undone: as if this feedback had never been given",
     )
+
+
+def _enter(user: UserState, made: Sequence[Record]) -> list[Record]:
+    """Make records live and tell the ledger; those that they replaced."""
+    removed = [old for new in made for old in _add(user, new)]
+    for sign, records in ((-1, removed), (1, made)):
+        for record in records:
+            if record.kind in _VOTING:
+                user.ledger.setdefault(record.task, []).append((sign, record))
+    return removed
 
 
 def _add(user: UserState, new: Record) -> list[Record]:
@@ -178,11 +199,18 @@ def _rated(event: Event) -> tuple[Record, ...]:
         return ()
     if value > 0.0:
         return (_record(event, "+", RecordKind.CASE, request, answer, value),)
-    return (_record(event, "-", RecordKind.REJECTED, request, answer, -value),)
+    instead = cast(Mapping[str, float], event.body.get("instead") or {})
+    return (_record(event, "-", RecordKind.REJECTED, request, answer, -value, instead),)
 
 
 def _record(
-    event: Event, sign: str, kind: RecordKind, request: str, answer: str, weight: float = 1.0
+    event: Event,
+    sign: str,
+    kind: RecordKind,
+    request: str,
+    answer: str,
+    weight: float = 1.0,
+    instead: Mapping[str, float] | None = None,
 ) -> Record:
     return Record(
         id=event.id + sign,
@@ -194,6 +222,7 @@ def _record(
         source=event.id,
         created=event.time,
         weight=weight,
+        instead=instead or {},
     )
 
 

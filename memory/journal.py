@@ -38,6 +38,16 @@ FORMAT = 1
 _PAGE = 1000
 """Events read in one query: no transaction stays open while the reader works on them."""
 
+# Made once: building a statement costs more than running it.
+_AFTER = sa.select(EVENTS).where(EVENTS.c.seq > sa.bindparam("after"))
+_TAIL = _AFTER.order_by(EVENTS.c.seq).limit(_PAGE)
+_TAIL_OF_USER = _TAIL.where(EVENTS.c.user == sa.bindparam("of"))
+_BY_ID = sa.select(EVENTS).where(EVENTS.c.id == sa.bindparam("event"))
+_ASKER = sa.select(EVENTS.c.user).where(
+    EVENTS.c.id == sa.bindparam("response"), EVENTS.c.kind == str(EventKind.ANSWERED)
+)
+_INSERT = sa.insert(EVENTS)
+
 
 class Journal:
     """Append-only events. Several threads may use it, several processes may share it."""
@@ -135,12 +145,11 @@ class Journal:
 
     def since(self, seq: int = 0, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
         """(sequence number, event) after `seq`, in order; of one user when named."""
+        query = _TAIL if user is None else _TAIL_OF_USER
         while True:
-            query = sa.select(EVENTS).where(EVENTS.c.seq > seq).order_by(EVENTS.c.seq).limit(_PAGE)
-            if user is not None:
-                query = query.where(EVENTS.c.user == user)
             with self._reading() as connection:
-                rows = connection.execute(query).mappings().all()
+                found = connection.execute(query, {"after": seq, "of": user})
+                rows = found.mappings().all()
             for row in rows:
                 yield int(row["seq"]), _from_row(row)
             if len(rows) < _PAGE:
@@ -149,9 +158,8 @@ class Journal:
 
     def get(self, event_id: str) -> Event | None:
         """The event of that id."""
-        query = sa.select(EVENTS).where(EVENTS.c.id == event_id)
         with self._reading() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(_BY_ID, {"event": event_id}).mappings().first()
         return None if row is None else _from_row(row)
 
     def erase(self, user: str) -> int:
@@ -206,8 +214,7 @@ def _put(connection: sa.Connection, key: str, value: str) -> None:
 
 
 def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:
-    query = sa.select(EVENTS).where(EVENTS.c.id == row["id"])
-    old = connection.execute(query).mappings().first()
+    old = connection.execute(_BY_ID, {"event": row["id"]}).mappings().first()
     if old is not None:
         if all(old[key] == value for key, value in row.items() if key != "time"):
             return False
@@ -218,14 +225,13 @@ def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:
         )
     if row["response"] and row["kind"] != EventKind.ANSWERED:
         _check_answered(connection, row)
-    connection.execute(sa.insert(EVENTS), row)
+    connection.execute(_INSERT, row)
     return True
 
 
 def _check_answered(connection: sa.Connection, row: dict[str, Any]) -> None:
     # In the same transaction: another process may have erased the answer a moment ago.
-    answers = (EVENTS.c.id == row["response"]) & (EVENTS.c.kind == str(EventKind.ANSWERED))
-    owner = connection.scalar(sa.select(EVENTS.c.user).where(answers))
+    owner = connection.scalar(_ASKER, {"response": row["response"]})
     if owner is None:
         raise UnknownResponse(
             f"No response {row['response']!r} in this memory",

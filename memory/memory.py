@@ -7,7 +7,6 @@ text becomes a vector.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +19,6 @@ import numpy as np
 from tta.errors import (
     CorruptStore,
     InvalidSetting,
-    StoreError,
     StoreReadOnly,
     UnknownFeedback,
     WrongUser,
@@ -29,19 +27,20 @@ from tta.memory import database
 from tta.memory.chroma import Chroma, is_server
 from tta.memory.events import FEEDBACK, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
+from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
-from tta.protocols import Embedder
-from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind
+from tta.memory.trust import Trust
+from tta.protocols import Embedder, Weigher
+from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Standing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.floating[Any]]
 
-_log = logging.getLogger(__name__)
 
-_WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE})
+_NOTHING: list[tuple[int, Record]] = []
 
 
 class Memory:
@@ -51,18 +50,23 @@ class Memory:
     """
 
     def __init__(
-        self, journal: Journal, *, embedder: Embedder | None, where: Path | None, index: str | None
+        self,
+        journal: Journal,
+        *,
+        embedder: Embedder | None,
+        where: Path | None,
+        index: str | None,
+        weigher: Weigher | None = None,
     ) -> None:
         self._journal = journal
+        self._weigher = weigher
         self._embedder = embedder
         self._folder = None if where is None else where / "index"
         self._server = index
         self._lock = threading.RLock()
-        self._index: MemoryIndex | ChromaIndex | None = None
         self._seq = 0
-        self._behind: list[Change] = []
-        self._ready: dict[str, FloatArray] = {}
         self.state = State()
+        self._follower = Follower(self.state, embedder)
 
     @classmethod
     def open(
@@ -71,6 +75,7 @@ class Memory:
         *,
         embedder: Embedder | None,
         index: str | None = None,
+        weigher: Weigher | None = None,
         create: bool = True,
         flush_every: int = 64,
     ) -> Memory:
@@ -81,6 +86,7 @@ class Memory:
         unless `index` names a Chroma server (`http://host:port`).
         `embedder`: None opens the journal only, all but `nearest` and `rebuild` works, also while
         another process holds the embedded index.
+        `weigher`: how feedback moves the weights of experts; without one none are kept.
         `flush_every`: vectors that may wait in RAM for Chroma; a crash costs embedding them again.
 
         Raises IndexInUse, StoreReadOnly, StoreLocked, NewerFormat, CorruptStore, InvalidSetting.
@@ -93,7 +99,7 @@ class Memory:
             )
         folder = None if where is None or "://" in str(where) else Path(where)
         journal = Journal.open(_url(where, folder, create))
-        memory = cls(journal, embedder=embedder, where=folder, index=index)
+        memory = cls(journal, embedder=embedder, where=folder, index=index, weigher=weigher)
         try:
             memory._start(flush_every)
         except BaseException:
@@ -109,10 +115,10 @@ class Memory:
             # So that a `forget` that was given no index still finds the vectors.
             self._journal.set("index", self._server)
         if self._embedder is not None:
-            self._index = self._open_index(self._embedder, flush_every)
+            self._follower.index = self._open_index(self._embedder, flush_every)
             self._journal.set("embedder", self._embedder.id)
             self._journal.set("dim", str(self._embedder.dim))
-            self._reconcile_or_begin_anew()
+            self._follower.begin(renew=self._server is None)
 
     def _open_index(self, embedder: Embedder, flush_every: int) -> MemoryIndex | ChromaIndex:
         where = self._index_place()
@@ -123,6 +129,7 @@ class Memory:
             memory=self._name(),
             embedder=embedder.id,
             dim=embedder.dim,
+            place=self._follower.place_of,
             flush_every=flush_every,
         )
 
@@ -160,13 +167,10 @@ class Memory:
         with self._lock:
             self._pull()
             # Embedded first: an embedder that fails must not leave half of a feedback behind.
-            self._ready = self._embed(records_of(event))
-            try:
+            with self._follower.prepared(records_of(event)):
                 if not self._journal.append(event):
                     return Learned(feedback=event.id, reason=self._why_known(event))
                 return _learned(event.id, self._pull()[event.id])
-            finally:
-                self._ready = {}
 
     def _why_known(self, event: Event) -> str:
         if event.id in self._user(event.user).undone:
@@ -220,15 +224,15 @@ class Memory:
     def _chroma_for_forgetting(self) -> Iterator[Chroma | None]:
         """Chroma, if vectors lie there and this memory has not opened its index."""
         place = self._index_place()
-        if self._index is not None or place is None or not _is_there(place):
+        if self._follower.index is not None or place is None or not _is_there(place):
             yield None
             return
         with closing(Chroma(place)) as chroma:
             yield chroma
 
     def _drop(self, user: str, chroma: Chroma | None) -> None:
-        if self._index is not None:
-            self._index.drop(user)
+        if self._follower.index is not None:
+            self._follower.index.drop(user)
         if chroma is not None:
             chroma.delete([collection_name(self._name(), user)])
 
@@ -250,7 +254,7 @@ class Memory:
         """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
         with self._lock:
             if task is not None and kind is not None:
-                return tuple(self._of(user, task, kind).values())
+                return tuple(self._of(user, task, kind))
             return tuple(
                 record
                 for record in self._user(user).records.values()
@@ -264,30 +268,53 @@ class Memory:
         """The `k` records whose `request` is most similar (cosine), best first.
 
         Of `task` and of ANY_TASK when one is named, else of all tasks.
-        `vector`: unit length, shape (dim,). Exact up to 50,000 vectors of a user. Raises
-        InvalidSetting if the memory was opened without an embedder.
+        `vector`: unit length, shape (dim,). Of equally similar ones the older comes first. Exact up
+        to 200,000 vectors of a user. Raises InvalidSetting if the memory was opened without an
+        embedder.
         """
         with self._lock:
-            self._catch_up()
-            among = self._of(user, task, kind)
-            found = self._need_index().search(user, vector, k, among=list(among))
-            return tuple((among[name], score) for name, score in found)
+            self._follower.catch_up()
+            labels = None if task is None else {task, ANY_TASK}
+            found = self._follower.needed().search(user, vector, k, shelf=kind, labels=labels)
+            held = self._user(user).records
+            return tuple((held[name], score) for name, score in found)
 
-    def _of(self, user: str, task: str | None, kind: RecordKind) -> dict[str, Record]:
-        if task is None:
-            every = self._user(user).records.values()
-            return {r.id: r for r in every if r.kind is kind}
-        by, both = self._user(user).by, {task, ANY_TASK}
-        lists = [by[name, kind] for name in both if by.get((name, kind))]
-        if len(lists) <= 1:
-            return lists[0] if lists else {}
-        every = self._user(user).records.values()
-        return {r.id: r for r in every if r.kind is kind and r.task in both}
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """The unit vectors of the `request` of records, shape (len(records), dim), float32.
 
-    def patterns(self, *, user: str) -> Sequence[tuple[str, str]]:
-        """(pattern, task), oldest first."""
+        From the index; what it does not hold is embedded. Raises InvalidSetting if the memory was
+        opened without an embedder.
+        """
         with self._lock:
-            return tuple(self._user(user).patterns.items())
+            self._follower.catch_up()
+            return self._follower.vectors(records)
+
+    def _of(self, user: str, task: str, kind: RecordKind) -> list[Record]:
+        by = self._user(user).by
+        lists = [by[name, kind] for name in {task, ANY_TASK} if by.get((name, kind))]
+        found = [record for records in lists for record in records.values()]
+        return sorted(found, key=self._follower.rank) if len(lists) > 1 else found
+
+    def patterns(self, *, user: str) -> dict[str, str]:
+        """Each pattern's newest task, oldest pattern first. It grows with the memory, uncopied;
+        after a forgetting it is another object."""
+        with self._lock:
+            return self._user(user).patterns
+
+    def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
+        """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
+        with self._lock:
+            return self._user(user).ledger.get(task, _NOTHING)
+
+    def standing(self, *, user: str, task: str) -> Standing:
+        """What is known of the experts in a task."""
+        with self._lock:
+            return self._user(user).trust.standing(task, self._weigher)
+
+    def trust(self, user: str) -> Trust:
+        """All that is known of a user's experts, by task; not to be changed."""
+        with self._lock:
+            return self._user(user).trust
 
     def event(self, event_id: str) -> Event | None:
         """The event of that id, from the journal."""
@@ -314,10 +341,10 @@ class Memory:
         Raises InvalidSetting if the memory was opened without an embedder.
         """
         with self._lock:
-            index = self._need_index()
+            index = self._follower.needed()
             self._pull()
             index.reset()
-            count = self._reconcile()
+            count = self._follower.reconcile()
             index.flush()
             return count
 
@@ -325,10 +352,10 @@ class Memory:
         """Write what is pending and release the files; closing twice is no error."""
         with self._lock:
             try:
-                if self._index is not None:
-                    self._index.close()
+                if self._follower.index is not None:
+                    self._follower.index.close()
             finally:
-                self._index = None
+                self._follower.index = None
                 self._journal.close()
 
     def __enter__(self) -> Memory:
@@ -350,103 +377,15 @@ class Memory:
     def _user(self, user: str) -> UserState:
         return self.state.users.get(user) or UserState()
 
-    def _need_index(self) -> MemoryIndex | ChromaIndex:
-        if self._index is None:
-            raise InvalidSetting(
-                "This memory was opened without an embedder", hint="Pass `embedder=` to Memory.open"
-            )
-        return self._index
-
     def _pull(self) -> dict[str, Change]:
         """Fold every event not folded yet, ours and others'; the changes by event id."""
         changes: dict[str, Change] = {}
         for seq, event in self._journal.since(self._seq):
-            changes[event.id] = change = apply(self.state, event)
+            changes[event.id] = change = apply(self.state, event, self._weigher)
             self._seq = seq
-            if self._index is not None and (change.added or change.removed or change.forgotten):
-                self._behind.append(change)
-        self._catch_up()
+            self._follower.note(seq, event, change)
+        self._follower.catch_up()
         return changes
-
-    def _catch_up(self) -> None:
-        """Index what was folded. What fails here is tried again at the next call."""
-        if not self._behind or self._index is None:
-            return
-        todo, gone, lost = _net(self._behind)
-        for user in lost:
-            self._index.release(user)
-        for user, ids in gone.items():
-            self._index.remove(user, ids)
-        self._put(todo)
-        self._behind.clear()
-
-    def _put(self, records: Sequence[Record]) -> None:
-        vectors = self._embed(records)
-        by_user: dict[str, list[Record]] = {}
-        for record in records:
-            if record.kind in _WITH_VECTOR:
-                by_user.setdefault(record.user, []).append(record)
-        for user, theirs in by_user.items():
-            rows = np.stack([vectors[record.request] for record in theirs])
-            self._need_index().put(user, [record.id for record in theirs], rows)
-
-    def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
-        """The vectors of the records' requests, by text; one call for those not at hand."""
-        texts = {record.request for record in records if record.kind in _WITH_VECTOR}
-        missing = sorted(texts - self._ready.keys())
-        if not missing or self._embedder is None:
-            return self._ready
-        return self._ready | dict(zip(missing, self._embedder.embed(missing), strict=True))
-
-    def _reconcile_or_begin_anew(self) -> None:
-        try:
-            self._reconcile()
-        except StoreError as problem:
-            if self._index is None or self._server is not None:
-                raise
-            _log.warning("The index is damaged (%s): it is made anew from the journal", problem)
-            self._index.reset()
-            self._reconcile()
-
-    def _reconcile(self) -> int:
-        """Make the index hold exactly the live records; how many records have a vector."""
-        if self._index is None:
-            return 0
-        self._behind.clear()
-        self._index.keep(self.users())
-        missing: list[Record] = []
-        count = 0
-        for user, state in self.state.users.items():
-            live = {r.id: r for r in state.records.values() if r.kind in _WITH_VECTOR}
-            held = set(self._index.known(user))
-            self._index.remove(user, sorted(held - live.keys()))
-            missing += [record for name, record in live.items() if name not in held]
-            count += len(live)
-        self._put(missing)
-        return count
-
-
-def _net(changes: Sequence[Change]) -> tuple[list[Record], dict[str, list[str]], set[str]]:
-    """What a run of changes comes to: records to put, ids to remove, users to release."""
-    put: dict[tuple[str, str], Record] = {}
-    gone: dict[tuple[str, str], None] = {}
-    lost: set[str] = set()
-    for change in changes:
-        if change.forgotten:
-            lost.add(change.user)
-            put = {key: record for key, record in put.items() if key[0] != change.user}
-            gone = {key: None for key in gone if key[0] != change.user}
-            continue
-        for record in change.removed:
-            put.pop((record.user, record.id), None)
-            gone[record.user, record.id] = None
-        for record in change.added:
-            put[record.user, record.id] = record
-            gone.pop((record.user, record.id), None)
-    ids: dict[str, list[str]] = {}
-    for user, name in gone:
-        ids.setdefault(user, []).append(name)
-    return list(put.values()), ids, lost
 
 
 def _learned(feedback: str, change: Change) -> Learned:

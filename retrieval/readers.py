@@ -1,109 +1,318 @@
 """Opinions about a closed set of answers, in closed form: no language model, no gradient.
 
-Knows vectors' cosines and remembered cases as plain arguments. Knows neither where they come from
-nor how much each opinion counts in the end.
+Each reader is a small class with `opinion` (log-probabilities) and, if it remembers, `learn`. All
+that is learned are sums, or inverses kept by rank-one updates: O(d^2) a lesson at most, in any
+order, and taken back exactly. Knows vectors, words and rows of answers; knows neither where they
+come from (`bank`) nor how much each opinion counts in the end.
+
+Constants were chosen on two orders of BANKING77 and TREC with labels and with right/wrong bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from tta.errors import InvalidSetting
-from tta.protocols import Embedder
-from tta.types import Recalled
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tta.protocols import FloatArray
 
+    Rows = NDArray[np.intp]
 
-class KernelVote:
-    """Remembered cases vote for their answer, rejected ones against it, by similarity.
 
-        q(a) = (pseudo * C * prior(a) + pos(a)) * exp(-3 neg(a) / (neg(a) + .05))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voters:
+    """Remembered records near a request: whose answer is candidate `place` (V,), at which cosine
+    (V,), with which weight (V,), negative for refused answers."""
 
-    pos and neg are sums of weight * exp((cosine - 1) / tau) over the cases with answer `a`
-    (Nadaraya 1964, Watson 1964) and C is the number of answers: a Dirichlet prior of `pseudo`
-    votes an answer, so that a near case is heard over the prior and a far one is not. The penalty
-    saturates: no number of rejections silences an answer for good.
+    place: Rows
+    cosine: FloatArray
+    weight: FloatArray
 
-    The defaults were chosen on two orders of BANKING77 and TREC, with labels and with right/wrong
-    bits for feedback, `Names` as the prior and 64 voters (16 or 256 change accuracy by 1 point).
-    Raises InvalidSetting unless both are positive.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A request to which K answers are possible.
+
+    `vector` (d,) and `words` are the request's; `rows` (K,) are the answers' rows in the bank,
+    `titles` (K, d) the vectors of what they are called; `names` (K,) the log-probabilities of a
+    reader that knows no more than that; `said` what other readers of this bank have answered.
     """
 
-    def __init__(self, tau: float = 0.08, *, pseudo: float = 3e-4) -> None:
+    vector: FloatArray
+    words: Sequence[str]
+    rows: Rows
+    titles: FloatArray
+    names: FloatArray
+    voters: Voters
+    said: dict[str, FloatArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """A remembered record: `target` maps rows of answers to how right they are (summing to 1, or
+    less where it is not known); `refused` is the row of the answer that was wrong."""
+
+    vector: FloatArray
+    words: Sequence[str]
+    target: Mapping[int, float]
+    refused: int | None = None
+    weight: float = 1.0
+
+
+class Reader(Protocol):
+    """An expert of one bank."""
+
+    def opinion(self, question: Question) -> FloatArray:
+        """Log-probabilities (nats), shape (K,), normalised."""
+
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        """Take a lesson in (sign 1), or back (sign -1)."""
+
+
+class Kernel:
+    """The nearest remembered cases vote for their answer, the refused ones against it.
+
+        q(a) = (pseudo * names(a) + pos(a)) * exp(-3 neg(a) / (neg(a) + .05))
+
+    pos and neg are sums of weight * exp((cosine - 1) / tau) (Nadaraya 1964, Watson 1964), the names
+    a Dirichlet prior. The penalty saturates: no number of refusals silences an answer for good.
+    Raises InvalidSetting unless both constants are positive.
+    """
+
+    def __init__(self, tau: float, pseudo: float) -> None:
         if tau <= 0 or pseudo <= 0:
             raise InvalidSetting(
                 f"tau={tau!r} and pseudo={pseudo!r} must be positive", value=(tau, pseudo)
             )
-        self._tau = tau
+        self._tau, self._pseudo = tau, pseudo
+
+    def opinion(self, question: Question) -> FloatArray:
+        return self.votes(question.voters, question.names)
+
+    def votes(self, voters: Voters, prior: FloatArray) -> FloatArray:
+        """`prior`: log-probabilities, shape (K,)."""
+        mass = np.abs(voters.weight) * np.exp((voters.cosine - 1) / self._tau)
+        size = len(prior)
+        pos = np.bincount(voters.place, np.where(voters.weight > 0, mass, 0.0), size)
+        neg = np.bincount(voters.place, np.where(voters.weight < 0, mass, 0.0), size)
+        with np.errstate(divide="ignore"):
+            base = np.logaddexp(np.log(self._pseudo) + prior, np.log(pos))
+        return normalised(base - 3 * neg / (neg + 0.05))
+
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        """Nothing: what it needs is recalled."""
+
+
+class Recent:
+    """A kernel over the last `window` lessons alone, so that a change is noticed."""
+
+    def __init__(self, tau: float, pseudo: float, window: int) -> None:
+        self._kernel = Kernel(tau, pseudo)
+        self._next = 0
+        self._rows = np.full(window, -1, dtype=np.intp)
+        self._weights = np.zeros(window)
+        self._vectors: FloatArray | None = None
+
+    def opinion(self, question: Question) -> FloatArray:
+        if self._vectors is None:
+            return self._kernel.votes(NOBODY, question.names)
+        asked = np.full(max(self._rows.max(), question.rows.max()) + 1, -1, dtype=np.intp)
+        asked[question.rows] = np.arange(len(question.rows))
+        place = np.where(self._rows >= 0, asked[self._rows], -1)
+        heard = place >= 0
+        voters = Voters(
+            place=place[heard],
+            cosine=self._vectors[heard] @ question.vector,
+            weight=self._weights[heard],
+        )
+        return self._kernel.votes(voters, question.names)
+
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        if self._vectors is None:
+            self._vectors = np.zeros((len(self._rows), len(lesson.vector)))
+        row, weight = _hard(lesson)
+        if sign > 0:
+            self._rows[self._next], self._weights[self._next] = row, weight
+            self._vectors[self._next] = lesson.vector
+            self._next = (self._next + 1) % len(self._rows)
+        else:  # what had to leave for it does not come back: the window is of lessons, not of days
+            same = (self._rows == row) & (self._weights == weight)
+            same &= (self._vectors == lesson.vector).all(1)
+            self._rows[same] = -1
+
+
+class Centroid:
+    """Nearest class mean, each shrunk towards its answer's name (Rocchio, 1971)."""
+
+    def __init__(self, dim: int, *, shrink: float = 2.0, temperature: float = 20.0) -> None:
+        self._sums = np.zeros((0, dim))
+        self._shrink, self._temperature = shrink, temperature
+
+    def opinion(self, question: Question) -> FloatArray:
+        means = taken(self._sums, question.rows) + self._shrink * question.titles
+        norms = np.linalg.norm(means, axis=1)
+        cosines = means @ question.vector / np.maximum(norms, 1e-9)
+        return normalised(self._temperature * cosines)
+
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        self._sums = grown(self._sums, lesson)
+        step = sign * lesson.weight * lesson.vector
+        for row, right in lesson.target.items():
+            self._sums[row] += right * step
+        if lesson.refused is not None:
+            self._sums[lesson.refused] -= 0.5 * step
+
+
+class Ridge:
+    """Regularised least squares to one-hot answers, by recursive least squares (Plackett, 1950)."""
+
+    def __init__(
+        self, dim: int, *, penalty: float = 1.0, temperature: float = 8.0, names: float = 0.3
+    ) -> None:
+        self._inverse = np.eye(dim) / penalty
+        self._answers = np.zeros((0, dim))
+        self._temperature, self._names = temperature, names
+
+    def opinion(self, question: Question) -> FloatArray:
+        fitted = taken(self._answers, question.rows) @ question.vector
+        return normalised(self._temperature * fitted + self._names * question.names)
+
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        if not lesson.target:
+            return
+        self._answers = grown(self._answers, lesson)
+        x, weight = lesson.vector, sign * lesson.weight
+        along = self._inverse @ x
+        gain = weight * along / (1 + weight * (x @ along))
+        error = -(self._answers @ x)
+        for row, right in lesson.target.items():
+            error[row] += right
+        self._answers += np.outer(error, gain)
+        self._inverse -= np.outer(gain, along)
+
+
+class Discriminant:
+    """Linear discriminant analysis (Fisher, 1936): Gaussian classes with one covariance, their
+    means shrunk to the names. The inverse scatter follows by Sherman and Morrison (1950)."""
+
+    def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 5.0) -> None:
+        self._sums, self._counts = np.zeros((0, dim)), np.zeros(0)
+        self._inverse = np.eye(dim) / penalty
+        # Of each class those that the scatter holds: each lesson where it most likely belongs.
+        self._own, self._owned = np.zeros((0, dim)), np.zeros(0)
+        self._seen, self._shrink = 0.0, shrink
+
+    def opinion(self, question: Question) -> FloatArray:
+        counts = taken(self._counts, question.rows)[:, None] + self._shrink
+        means = (taken(self._sums, question.rows) + self._shrink * question.titles) / counts
+        # Single precision: this product is most of what a step costs.
+        single = means.astype(np.float32)
+        spread = ((single @ self._inverse.astype(np.float32)) * single).sum(1)
+        near = means @ (self._inverse @ question.vector)
+        return normalised((self._seen + 30) * (near - spread / 2))
+
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        if not lesson.target:
+            return
+        self._sums, self._counts = grown(self._sums, lesson), grown(self._counts, lesson)
+        self._own, self._owned = grown(self._own, lesson), grown(self._owned, lesson)
+        for row, right in lesson.target.items():
+            self._sums[row] += sign * lesson.weight * right * lesson.vector
+            self._counts[row] += sign * lesson.weight * right
+        self._seen += sign * lesson.weight
+        row = max(lesson.target, key=lambda r: lesson.target[r])
+        self._scatter(lesson.vector, row, sign * lesson.weight * lesson.target[row])
+
+    def _scatter(self, vector: FloatArray, row: int, weight: float) -> None:
+        """Welford's (1962) update of the scatter around the class mean, one observation at the
+        origin included: whatever the order, it is the scatter of what was learned."""
+        before, total = 1 + self._owned[row], 1 + self._owned[row] + weight
+        off = vector - self._own[row] / before
+        part = weight * before / total
+        along = self._inverse @ off
+        self._inverse -= np.outer(along, part / (1 + part * (off @ along)) * along)
+        self._own[row] += weight * vector
+        self._owned[row] += weight
+
+
+class Words:
+    """Naive Bayes over words, pairs of words and the first three (Maron, 1961): what an embedding
+    of the meaning leaves out."""
+
+    def __init__(self, *, pseudo: float = 1.2) -> None:
+        self._counts: dict[str, dict[int, float]] = {}
+        self._answers = np.zeros(0)
         self._pseudo = pseudo
 
-    def opinion(
-        self,
-        answers: Sequence[str],
-        *,
-        cases: Sequence[Recalled] = (),
-        rejected: Sequence[Recalled] = (),
-        prior: FloatArray | None = None,
-    ) -> FloatArray:
-        """Log-probabilities (nats) of `answers`, shape (len(answers),).
+    def opinion(self, question: Question) -> FloatArray:
+        seen = taken(self._answers, question.rows) + 0.5
+        base = seen / seen.sum()
+        place = {int(row): i for i, row in enumerate(question.rows)}
+        scores = 0.5 * np.log(base)
+        for word in question.words:
+            counts = self._counts.get(word)
+            if counts:
+                # Relative to an answer never seen with the word: all of those are alike.
+                for row, count in counts.items():
+                    i = place.get(row)
+                    if i is not None and count > 0:
+                        scores[i] += np.log1p(count / (self._pseudo * base[i]))
+        return normalised(scores)
 
-        `prior`: log-probabilities of another reader, uniform when None. Records whose answer is
-        not among `answers` are not heard.
-        """
-        start = uniform(answers) if prior is None else prior
-        pos = self._mass(answers, cases)
-        neg = self._mass(answers, rejected)
-        base = np.log(self._pseudo * max(1, len(answers))) + start
-        heard = np.logaddexp(base, _log(pos))
-        return normalised(heard - 3 * neg / (neg + 0.05))
-
-    def _mass(self, answers: Sequence[str], voters: Sequence[Recalled]) -> FloatArray:
-        place = {answer: i for i, answer in enumerate(answers)}
-        mass = np.zeros(len(answers))
-        for voter in voters:
-            i = place.get(voter.record.answer)
-            if i is not None:
-                mass[i] += voter.record.weight * np.exp((voter.score - 1) / self._tau)
-        return mass
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        self._answers = grown(self._answers, lesson)
+        for row, right in lesson.target.items():
+            amount = sign * lesson.weight * right
+            self._answers[row] += amount
+            for word in lesson.words:
+                counts = self._counts.setdefault(word, {})
+                counts[row] = counts.get(row, 0.0) + amount
 
 
-class Names:
-    """How near the request is to what each answer is called: softmax(temperature * cosine).
+class Product:
+    """A log-linear pool of others (Genest and Zidek, 1986), each to its power."""
 
-    Zero-shot classification by embeddings; it stands where a frozen model's own opinion goes when
-    there is none. Underscores in names are read as spaces. Answers are embedded once (the
-    embedder's cache keeps them).
-    """
+    def __init__(self, **powers: float) -> None:
+        self._powers = {name.replace("_", "."): power for name, power in powers.items()}
 
-    def __init__(self, embedder: Embedder, *, temperature: float = 20.0) -> None:
-        self._embedder = embedder
-        self._temperature = temperature
+    def opinion(self, question: Question) -> FloatArray:
+        said = question.said
+        return normalised(sum((p * said[n] for n, p in self._powers.items()), np.zeros(1)))
 
-    def opinion(
-        self,
-        answers: Sequence[str],
-        *,
-        request: str,
-        descriptions: Mapping[str, str] | None = None,
-    ) -> FloatArray:
-        """Log-probabilities (nats) of `answers`, shape (len(answers),).
-
-        A description, where there is one, is read instead of the name.
-        """
-        known = descriptions or {}
-        texts = [known.get(answer) or answer.replace("_", " ") for answer in answers]
-        vectors = self._embedder.embed([request, *texts])
-        return normalised(self._temperature * (vectors[1:] @ vectors[0]).astype(float))
+    def learn(self, lesson: Lesson, sign: float) -> None:
+        """Nothing: its parts do."""
 
 
-def uniform(answers: Sequence[str]) -> FloatArray:
-    """Log-probabilities of no opinion at all."""
-    return np.full(len(answers), -np.log(max(1, len(answers))))
+def readers(dim: int) -> dict[str, Reader]:
+    """The experts of a user's own scope. A new one is a class, and a line here."""
+    return {
+        "kernel.02": Kernel(0.02, 1e-9),
+        "kernel.05": Kernel(0.05, 1e-4),
+        "kernel.1": Kernel(0.1, 1e-2),
+        "recent": Recent(0.05, 1e-4, 300),
+        "ridge": Ridge(dim),
+        "centroid": Centroid(dim),
+        "lda": Discriminant(dim),
+        "words": Words(),
+        "kernel*centroid": Product(kernel_05=1, centroid=1),
+        "kernel*centroid*lda": Product(kernel_02=1, centroid=1, lda=1),
+        "kernel*lda": Product(kernel_05=1, lda=1),
+        "ridge*centroid": Product(ridge=1, centroid=1),
+        "ridge*words": Product(ridge=1, words=0.3),
+        "ridge*lda*words": Product(ridge=1, lda=1, words=0.3),
+        "kernel*ridge*lda*words": Product(kernel_1=1, ridge=1, lda=1, words=0.3),
+        "all": Product(words=0.5, lda=0.5, ridge=0.5, centroid=0.5, kernel_05=0.5),
+    }
+
+
+NOBODY = Voters(place=np.zeros(0, dtype=np.intp), cosine=np.zeros(0), weight=np.zeros(0))
 
 
 def normalised(scores: FloatArray) -> FloatArray:
@@ -114,6 +323,27 @@ def normalised(scores: FloatArray) -> FloatArray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
 
-def _log(mass: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(mass))
+def taken(table: FloatArray, rows: Rows) -> FloatArray:
+    """Rows of a table that may not have grown to them yet: zeros, then."""
+    if not len(rows) or rows.max() < len(table):
+        return np.asarray(table[rows])
+    found = np.zeros((len(rows), *table.shape[1:]))
+    known = rows < len(table)
+    found[known] = table[rows[known]]
+    return found
+
+
+def grown(table: FloatArray, lesson: Lesson) -> FloatArray:
+    """The table with room for the lesson's answers."""
+    need = 1 + max([*lesson.target, -1 if lesson.refused is None else lesson.refused])
+    if need <= len(table):
+        return table
+    more = np.zeros((need - len(table), *table.shape[1:]))
+    return np.concatenate([table, more])
+
+
+def _hard(lesson: Lesson) -> tuple[int, float]:
+    """What was said outright: the row of an answer, and a weight, negative if it was refused."""
+    if lesson.refused is not None:
+        return lesson.refused, -lesson.weight
+    return max(lesson.target, key=lambda row: lesson.target[row]), lesson.weight

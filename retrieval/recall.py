@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from tta.errors import InvalidSetting
 from tta.protocols import Embedder, Records
-from tta.types import ANY_TASK, Recall, Recalled, Record, RecordKind, Request, Task
+from tta.types import ANY_TASK, EVERYONE, Recall, Recalled, Record, RecordKind, Request, Task
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -53,7 +54,7 @@ class Recaller:
         records: Records,
         embedder: Embedder,
         *,
-        demonstrations: int = 8,
+        demonstrations: int = 16,
         voters: int = 64,
         notes: int = 3,
         note_threshold: float = NOTE_THRESHOLD,
@@ -74,17 +75,43 @@ class Recaller:
     def recall(self, request: Request, task: Task) -> Recall:
         """What bears on `request` in the scope (request.user, task.name).
 
-        One embedding call: the prompt and, where there are notes to be found by it, the pattern.
+        Rules and notes of the scopes in `request.reads` count too, the user's own note first; cases
+        of theirs do not (they vote apart: `voters`). One embedding call: the prompt and, where
+        there are notes to be found by it, the pattern.
         """
         user, name = request.user, task.name
-        noted = self._notes and self._records.records(user=user, task=name, kind=RecordKind.NOTE)
+        scopes = [user, *(scope for scope in request.reads if scope != EVERYONE)]
+        noted = [scope for scope in scopes if self._notes and self._has_notes(scope, name)]
         vectors = self._embedder.embed([request.prompt, *([task.pattern] if noted else [])])
+        notes = (self._recall_notes(vectors[1], scope, task) for scope in noted)
         return Recall(
-            rules=self._rules(user, name),
-            notes=self._recall_notes(vectors[1], user, task) if noted else (),
+            rules=tuple(rule for scope in reversed(scopes) for rule in self._rules(scope, name)),
+            notes=next((found for found in notes if found), ()),
             cases=self._recall_cases(vectors[0], request, name),
             rejected=self._recall_rejected(vectors[0], request, name),
         )
+
+    def voters(self, vector: FloatArray, scope: str, task: str) -> Recall:
+        """The cases and rejections of another scope, or of EVERYONE, nearest to `vector`."""
+        users = self._records.users() if scope == EVERYONE else [scope]
+        return Recall(
+            cases=self._nearest_of(users, vector, task, RecordKind.CASE),
+            rejected=self._nearest_of(users, vector, task, RecordKind.REJECTED),
+        )
+
+    def _nearest_of(
+        self, users: Sequence[str], vector: FloatArray, task: str, kind: RecordKind
+    ) -> tuple[Recalled, ...]:
+        found = [
+            pair
+            for user in users
+            for pair in self._records.nearest(vector, self._voters, user=user, task=task, kind=kind)
+        ]
+        found.sort(key=lambda pair: -pair[1])
+        return tuple(_recalled(found[: self._voters], VOTE))
+
+    def _has_notes(self, user: str, task: str) -> bool:
+        return bool(self._records.records(user=user, task=task, kind=RecordKind.NOTE))
 
     def _rules(self, user: str, task: str) -> tuple[Recalled, ...]:
         found = self._records.records(user=user, task=task, kind=RecordKind.RULE)
@@ -109,47 +136,51 @@ class Recaller:
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
         """Demonstrations first, each part best first."""
-        pool = self._near(vector, request, task, RecordKind.CASE)
+        pool = self._near(vector, request, task, RecordKind.CASE, VOTE)
         shown = _diverse(_newest_of_each_text(pool), request.prompt, self._demonstrations)
         chosen = {case.record.id for case in shown}
         rest = [case for case in pool if case.record.id not in chosen]
         return (
-            *(_in_channel(case, DEMONSTRATION) for case in shown),
-            *(_in_channel(case, VOTE) for case in rest),
+            *(Recalled(record=c.record, score=c.score, channel=DEMONSTRATION) for c in shown),
+            *rest,
         )
 
     def _recall_rejected(
         self, vector: FloatArray, request: Request, task: str
     ) -> tuple[Recalled, ...]:
-        pool = self._near(vector, request, task, RecordKind.REJECTED)
-        return tuple(_in_channel(case, REJECTED) for case in pool)
+        return tuple(self._near(vector, request, task, RecordKind.REJECTED, REJECTED))
 
     def _near(
-        self, vector: FloatArray, request: Request, task: str, kind: RecordKind
+        self, vector: FloatArray, request: Request, task: str, kind: RecordKind, channel: str
     ) -> list[Recalled]:
         """Of the task; one that was inferred and has none borrows what is near from the others."""
-        own = self._same_text_first(vector, request, task, kind)
+        own = self._same_text_first(vector, request, task, kind, channel)
         if own or request.task is not None:
             return own
-        others = self._same_text_first(vector, request, None, kind)
+        others = self._same_text_first(vector, request, None, kind, channel)
         return [other for other in others if other.score >= BORROW_THRESHOLD]
 
     def _same_text_first(
-        self, vector: FloatArray, request: Request, task: str | None, kind: RecordKind
+        self,
+        vector: FloatArray,
+        request: Request,
+        task: str | None,
+        kind: RecordKind,
+        channel: str,
     ) -> list[Recalled]:
         """The nearest records; those of the very same text first, the newest leading."""
         if not self._voters:
             return []
-        user, found = request.user, self._records
+        user, prompt, found = request.user, request.prompt, self._records
         near = list(found.nearest(vector, self._voters, user=user, task=task, kind=kind))
         if len(near) == self._voters and near[-1][1] > _INDISTINCT:
             # Long texts with one beginning crowd out the very text: look for it by name.
             known = {record.id for record, _ in near}
             every = found.records(user=user, task=task, kind=kind)
-            near += [(r, 1.0) for r in every if r.request == request.prompt and r.id not in known]
-        pool = _recalled(near, VOTE)
-        same = [case for case in pool if case.record.request == request.prompt]
-        other = [case for case in pool if case.record.request != request.prompt]
+            near += [(r, 1.0) for r in every if r.request == prompt and r.id not in known]
+        pool = _recalled(near, channel)
+        same = [case for case in pool if case.record.request == prompt]
+        other = [case for case in pool if case.record.request != prompt]
         same.sort(key=lambda case: case.record.created, reverse=True)
         return [*same, *other][: self._voters]
 
@@ -160,18 +191,19 @@ def _diverse(pool: Sequence[Recalled], prompt: str, k: int) -> list[Recalled]:
     Maximal marginal relevance (Carbonell & Goldstein 1998) with the answer as what is redundant:
     the next is argmax of cosine - penalty * (chosen ones with the same answer).
     """
-    left, chosen = list(pool), list[Recalled]()
     seen: Counter[str] = Counter()
-
-    def gain(case: Recalled) -> tuple[bool, float]:
-        redundant = SAME_ANSWER_PENALTY * seen[case.record.answer]
-        return case.record.request == prompt, case.score - redundant
-
-    while left and len(chosen) < k:
-        best = max(left, key=gain)
-        left.remove(best)
-        chosen.append(best)
-        seen[best.record.answer] += 1
+    chosen: list[Recalled] = []
+    heap = [(case.record.request != prompt, -case.score, i, 0) for i, case in enumerate(pool)]
+    heapify(heap)
+    while heap and len(chosen) < k:
+        other, _, i, counted = heappop(heap)
+        case, redundant = pool[i], seen[pool[i].record.answer]
+        if redundant > counted:  # gains only fall: it is put back where it belongs by now
+            loss = SAME_ANSWER_PENALTY * redundant - case.score
+            heappush(heap, (other, loss, i, redundant))
+            continue
+        chosen.append(case)
+        seen[case.record.answer] += 1
     return chosen
 
 
@@ -191,7 +223,3 @@ def _older(a: Recalled, b: Recalled) -> bool:
 
 def _recalled(found: Iterable[tuple[Record, float]], channel: str) -> list[Recalled]:
     return [Recalled(record=r, score=min(1.0, float(s)), channel=channel) for r, s in found]
-
-
-def _in_channel(case: Recalled, channel: str) -> Recalled:
-    return Recalled(record=case.record, score=case.score, channel=channel)

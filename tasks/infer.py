@@ -6,8 +6,9 @@ Knows the patterns seen so far and how near two of them are. Knows no records an
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -60,40 +61,43 @@ class TaskInferer:
         if request.task is not None:
             return Task(name=request.task, pattern=pattern)
         known = self._patterns.patterns(user=request.user)
-        same = next((task for text, task in reversed(known) if text == pattern), None)
+        same = known.get(pattern)
         if same is not None:
             return Task(name=same, pattern=pattern)
         return self._nearest(request, pattern, known)
 
-    def _nearest(self, request: Request, pattern: str, known: Sequence[tuple[str, str]]) -> Task:
+    def _nearest(self, request: Request, pattern: str, known: dict[str, str]) -> Task:
         vector = self._embedder.embed([pattern, request.prompt])[0]
         with self._lock:
             table = self._tables.setdefault(request.user, _Table())
             table.follow(known, self._embedder)
-            task, similarity = table.nearest(vector)
-        if task and similarity >= self._threshold:
+            near, similarity = table.nearest(vector)
+        task = known.get(near)
+        if task is not None and similarity >= self._threshold:
             return Task(name=task, pattern=pattern, similarity=similarity)
-        name = slug(pattern, {task for _, task in known})
+        name = slug(pattern, set(known.values()))
         return Task(name=name, pattern=pattern, similarity=similarity, new=True)
 
 
 @dataclass(slots=True)
 class _Table:
-    """The patterns of one user with their vectors; only what is new is embedded."""
+    """The patterns of one user with their vectors; only what is new is read and embedded."""
 
-    patterns: list[tuple[str, str]] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+    patterns: list[str] = field(default_factory=list)
     vectors: FloatArray | None = None
 
-    def follow(self, known: Sequence[tuple[str, str]], embedder: Embedder) -> None:
-        """Catch up with `known`; after an undo or a forgetting, start over."""
+    def follow(self, known: dict[str, str], embedder: Embedder) -> None:
+        """Catch up with `known`; after a forgetting, start over."""
+        if known is not self.known:
+            self.known, self.patterns, self.vectors = known, [], None
+        new = list(islice(reversed(known), len(known) - len(self.patterns)))[::-1]
+        if new:
+            self._add(new, embedder.embed(new))
+
+    def _add(self, new: list[str], fresh: FloatArray) -> None:
         import numpy as np
 
-        if self.patterns != list(known[: len(self.patterns)]):
-            self.patterns, self.vectors = [], None
-        new = list(known[len(self.patterns) :])
-        if not new:
-            return
-        fresh = embedder.embed([pattern for pattern, _ in new])
         old, used = self.vectors, len(self.patterns)
         if old is None or used + len(new) > len(old):
             # Doubled, so that a long stream of new patterns copies each row a few times at most.
@@ -105,12 +109,12 @@ class _Table:
         self.patterns += new
 
     def nearest(self, vector: FloatArray) -> tuple[str, float]:
-        """The task of the nearest pattern (the newest of equals) and the cosine; ("", -1.0)."""
+        """The nearest pattern (the newest of equals) and the cosine; ("", -1.0)."""
         if self.vectors is None:
             return "", -1.0
         cosines = self.vectors[: len(self.patterns)] @ vector
         best = len(cosines) - 1 - int(cosines[::-1].argmax())
-        return self.patterns[best][1], min(1.0, float(cosines[best]))
+        return self.patterns[best], min(1.0, float(cosines[best]))
 
 
 def slug(pattern: str, taken: Container[str]) -> str:

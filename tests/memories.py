@@ -75,7 +75,7 @@ def assert_consistent(memory: Memory) -> None:
     again = fold(memory.events())
     assert memory.state == again
     assert ordered(memory.state) == ordered(again)
-    index = memory._index
+    index = memory._follower.index
     if index is None:
         return
     assert isinstance(index, ChromaIndex | MemoryIndex)

@@ -190,6 +190,7 @@ def test_undo_is_as_if_the_feedback_had_never_been_given(name: str) -> None:
     assert ada.records == without.users["ada"].records
     assert ordered(undo) == ordered(without)
     assert ada.made == without.users["ada"].made
+    assert ada.ledger == without.users["ada"].ledger
     assert ada.undone == {"x"}
 
 
@@ -206,8 +207,9 @@ def test_undo_reports_what_it_brought_back_and_took_away(name: str) -> None:
 
 
 def test_undo_twice_is_undo_once() -> None:
-    once = fold([ASKED, correction(ASKED, "A"), undone("c1")])
-    twice = fold([ASKED, correction(ASKED, "A"), undone("c1"), undone("c1")])
+    corrected = correction(ASKED, "A")
+    once = fold([ASKED, corrected, undone("c1")])
+    twice = fold([ASKED, corrected, undone("c1"), undone("c1")])
     once.users["ada"].counts[EventKind.UNDONE] += 1
     assert once == twice
 

@@ -1,7 +1,5 @@
 """Task inference over a plain list of patterns, with the real embedder."""
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,19 +14,16 @@ MINILM = default_embedder()
 
 
 class PlainPatterns:
-    """The `Patterns` protocol over a list; `note` is what answering a request does."""
+    """The `Patterns` protocol over dicts; `note` is what answering a request does."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, list[tuple[str, str]]] = {}
+        self.seen: dict[str, dict[str, str]] = {}
 
-    def patterns(self, *, user: str) -> Sequence[tuple[str, str]]:
-        return tuple(self.seen.get(user, ()))
+    def patterns(self, *, user: str) -> dict[str, str]:
+        return self.seen.get(user, {})
 
     def note(self, user: str, task: Task) -> None:
-        entry = (task.pattern, task.name)
-        known = self.seen.setdefault(user, [])
-        if entry not in known:
-            known.append(entry)
+        self.seen.setdefault(user, {})[task.pattern] = task.name
 
 
 class Stream:

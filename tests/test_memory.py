@@ -64,7 +64,7 @@ def test_it_is_what_the_step_asks_for(memory: Memory) -> None:
     records: Records = memory
     patterns: Patterns = memory
     assert list(records.records(user="ada")) == []
-    assert list(patterns.patterns(user="ada")) == []
+    assert dict(patterns.patterns(user="ada")) == {}
 
 
 def test_a_correction_is_found_at_once(memory: Memory) -> None:
@@ -214,6 +214,71 @@ def test_the_nearest_are_exactly_the_nearest(memory: Memory) -> None:
     order = np.argsort(-cosines, kind="stable")
     assert [r.request for r, _ in found] == [texts[i] for i in order]
     assert [score for _, score in found] == pytest.approx(cosines[order], abs=1e-6)
+
+
+def test_what_an_undo_brings_back_stands_where_it_stood(folder: Path) -> None:
+    about = [answered(f"r{n}", request="is it red", answer=f"no {n}") for n in range(4)]
+
+    def refused(memory: Memory) -> list[str]:
+        vector = EMBED.embed(["is it red"])[0]
+        found = memory.nearest(vector, 9, user="ada", task="t", kind=RecordKind.REJECTED)
+        return [record.answer for record, _ in found]
+
+    with Memory.open(folder, embedder=EMBED) as memory:
+        for number, event in enumerate(about):
+            memory.record(event)
+            memory.learn(rating(event, -1.0, f"bad{number}"))
+        assert refused(memory) == ["no 0", "no 1", "no 2", "no 3"]
+        memory.learn(rating(about[1], 1.0, "good1"))
+        assert refused(memory) == ["no 0", "no 2", "no 3"]
+        memory.undo("good1", user="ada")
+        assert refused(memory) == ["no 0", "no 1", "no 2", "no 3"]
+    with Memory.open(folder, embedder=EMBED) as memory:
+        assert refused(memory) == ["no 0", "no 1", "no 2", "no 3"]
+
+
+def test_the_records_of_a_task_and_of_all_tasks_are_merged_oldest_first(memory: Memory) -> None:
+    for number, task in enumerate(["t", "", "u", "", "t"]):
+        about = answered(f"r{number}", task=task, request="is it red", pattern=f"is it {number}")
+        memory.record(about)
+        memory.learn(note(about, f"note {number}", f"n{number}"))
+    found = memory.records(user="ada", task="t", kind=RecordKind.NOTE)
+    assert [record.answer for record in found] == ["note 0", "note 1", "note 3", "note 4"]
+    vector = EMBED.embed(["is it 4"])[0]
+    nearest = memory.nearest(vector, 9, user="ada", task="t", kind=RecordKind.NOTE)
+    assert [r.answer for r, _ in nearest] == ["note 4", "note 0", "note 1", "note 3"]
+    of_all = memory.nearest(vector, 9, user="ada", task=None, kind=RecordKind.NOTE)
+    assert len(of_all) == 5
+
+
+def test_the_vectors_of_records_are_those_of_their_requests(memory: Memory) -> None:
+    for user in ("ada", "bob"):
+        for number in range(20):
+            teach(memory, number, user=user)
+    records = [*memory.records(user="bob"), *memory.records(user="ada")][::-1]
+    gone = memory.records(user="ada")[3]
+    memory.undo(gone.source, user="ada")
+    found = memory.vectors(records)
+    assert np.array_equal(found, EMBED.embed([record.request for record in records]))
+    assert memory.vectors([]).shape == (0, EMBED.dim)
+
+
+def test_vectors_need_an_embedder(folder: Path) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+    with Memory.open(folder, embedder=None) as memory, pytest.raises(errors.InvalidSetting):
+        memory.vectors(memory.records(user="ada"))
+
+
+def test_patterns_are_one_object_until_the_user_is_forgotten(memory: Memory) -> None:
+    teach(memory, 1)
+    before = memory.patterns(user="ada")
+    teach(memory, 2)
+    memory.undo("c-ada1", user="ada")
+    assert memory.patterns(user="ada") is before
+    memory.forget("ada")
+    teach(memory, 3)
+    assert memory.patterns(user="ada") is not before
 
 
 def test_forgetting_leaves_no_text_and_no_vector(folder: Path) -> None:

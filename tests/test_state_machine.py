@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -160,8 +161,14 @@ class MemoryMachine(RuleBasedStateMachine):
                     if r.task == task
                 ]
                 found = self.memory.nearest(vector, 100, user=user, task=task, kind=RecordKind.CASE)
-                assert {r.id for r, _ in found} == {r.id for r in mine}
+                scores = {r.id: score for r, score in found}
+                assert scores.keys() == {r.id for r in mine}
                 assert all(r.user == user for r, _ in found)
+                # Of equals the older first; `sorted` keeps the order of `mine`, oldest first.
+                best = sorted(mine, key=lambda r: -scores[r.id])
+                assert [r for r, _ in found] == best
+                requests = EMBED.embed([r.request for r in mine])
+                assert np.array_equal(self.memory.vectors(mine), requests)
 
     def teardown(self) -> None:
         if hasattr(self, "memory"):

@@ -343,7 +343,7 @@ def test_without_a_model_only_closed_answers_can_be_given() -> None:
         reply.correct("blue")
         assert chat("a red thing", output=["red", "blue"]).text == "blue"
         with pytest.raises(errors.ModelNeeded):
-            chat("a red thing")
+            chat("another red thing")
 
 
 def test_a_closed_chat_says_so(model: tuple[Any, Any]) -> None:

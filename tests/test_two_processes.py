@@ -176,7 +176,7 @@ def test_the_server_is_found_again_to_forget_without_being_named(
     with Memory.open(tmp_path / "m", embedder=EMBED, index=server, flush_every=1) as memory:
         teach(memory, "r1", "is it red", "yes", "ada")
         name = collection_name(memory._name(), "ada")
-        chroma = memory._index._client  # type: ignore[union-attr]
+        chroma = memory._follower.index._client  # type: ignore[union-attr]
         assert name in chroma.collections("tta-")
         with Memory.open(tmp_path / "m", embedder=None) as other:
             other.forget("ada")

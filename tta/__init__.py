@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from tta.errors import TTAError as TTAError
     from tta.micro import bundled as bundled
     from tta.response import Response as Response
+    from tta.types import EVERYONE as EVERYONE
     from tta.types import Choices as Choices
     from tta.types import Correction as Correction
     from tta.types import Edit as Edit
     from tta.types import Grammar as Grammar
+    from tta.types import Health as Health
     from tta.types import Learned as Learned
     from tta.types import Message as Message
     from tta.types import Note as Note
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
 _HOME = {
     "Adapted": "tta.adapted",
     "Choices": "tta.types",
+    "EVERYONE": "tta.types",
     "Correction": "tta.types",
     "Edit": "tta.types",
     "Grammar": "tta.types",
+    "Health": "tta.types",
     "Learned": "tta.types",
     "Message": "tta.types",
     "Note": "tta.types",

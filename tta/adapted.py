@@ -6,23 +6,24 @@ The only module that knows all parts. One step is `Adapted.__call__`, top to bot
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from tta.decoding import Decider, Decision, Output, load
+from tta.decoding import Decider, Decision, Mixture, Output, Prompts, health, load, testify
 from tta.errors import InvalidSetting
 from tta.feedback import feedback_event
 from tta.memory import Memory
 from tta.protocols import Embedder, Model
-from tta.request import Prompt, check_name, make_request
+from tta.request import Prompt, check_reads, check_user, make_request
 from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
-    KernelVote,
+    Banks,
     Names,
     Packed,
     Recaller,
@@ -38,10 +39,13 @@ from tta.types import (
     Event,
     EventKind,
     Feedback,
+    Health,
+    Json,
     Learned,
     Recall,
     Request,
     Rule,
+    Tally,
     Task,
     Why,
 )
@@ -75,9 +79,12 @@ class Adapted:
     Made by `tta.wrap`. Closing it (or leaving a `with` block) closes the memory, not the model.
     """
 
-    def __init__(self, parts: Parts, *, user: str = DEFAULT_USER) -> None:
+    def __init__(
+        self, parts: Parts, *, user: str = DEFAULT_USER, reads: Sequence[str] = ()
+    ) -> None:
         self._parts = parts
-        self.user = check_name("user", user)
+        self.user = check_user(user)
+        self.reads = check_reads(reads, user)
 
     def __call__(
         self,
@@ -86,6 +93,7 @@ class Adapted:
         user: str | None = None,
         task: str | None = None,
         output: object = None,
+        verify: Callable[[Any], bool | float] | None = None,
         n: int = 1,
         max_new_tokens: int | None = None,
         seed: int = 0,
@@ -94,7 +102,8 @@ class Adapted:
 
         `prompt` is a question or a list of messages. `output` is a `Literal`, an `Enum`, a list of
         choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`. `n`
-        candidates are drawn: the first greedily, the others sampled from `seed`.
+        candidates are drawn: the first greedily, the others sampled from `seed`; `verify` says of
+        a candidate's value how good it is (a bool, or 0 to 1), and is one expert among them.
 
         Raises InputError for arguments that cannot be used (nothing is recorded then), ModelNeeded
         for an open answer without a model, StoreError when the answer cannot be recorded.
@@ -103,8 +112,10 @@ class Adapted:
         request = make_request(
             prompt,
             user=self.user if user is None else user,
+            reads=self.reads,
             task=task,
             output=output,
+            verify=verify,
             n=n,
             max_new_tokens=max_new_tokens,
             seed=seed,
@@ -112,10 +123,14 @@ class Adapted:
         wanted = Output.of(output)
         with self._parts.lock:
             found, recall, packed, rendered = self._prepare(request, wanted)
-            decision = self._parts.decider.decide(request, wanted, rendered, recall)
+            standing = self._parts.memory.standing(user=request.user, task=found.name)
+            prompts = self._prompts(request, wanted, packed, rendered)
+            decision = self._parts.decider.decide(
+                request, found.name, wanted, prompts, recall, standing
+            )
             context = _context(packed, rendered)
             response = self._respond(request, wanted, found, recall, context, decision, started)
-            self._parts.memory.record(_answered(response, self._parts.model))
+            self._parts.memory.record(_answered(response, decision, self._parts.model))
         return response
 
     def learn(self, feedback: Feedback, *, user: str | None = None) -> Learned:
@@ -129,7 +144,8 @@ class Adapted:
             memory = self._parts.memory
             memory.sync()
             about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
-            return memory.learn(feedback_event(feedback, about, user=who))
+            event = feedback_event(feedback, about, user=who)
+            return memory.learn(_with_testimony(event, about))
 
     def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
         """A standing instruction, for one task or for all."""
@@ -145,11 +161,39 @@ class Adapted:
     def forget(self, *, user: str) -> int:
         """Erase all that is kept of `user`, texts and vectors; returns how many events that was."""
         with self._parts.lock:
-            return self._parts.memory.forget(check_name("user", user))
+            return self._parts.memory.forget(check_user(user))
 
-    def for_user(self, user: str) -> Adapted:
-        """A light view: the same model and memory, another person's scope."""
-        return Adapted(self._parts, user=user)
+    def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
+        """A light view: the same model and memory, another person's scope.
+
+        `reads` names wider scopes that may be read besides it, nearest first: other users, or
+        `tta.EVERYONE`. What is learned there counts as more experts, as far as they prove right
+        here. Without it nothing but the user's own is ever read.
+        """
+        return Adapted(self._parts, user=user, reads=reads)
+
+    def health(self, user: str | None = None) -> tuple[Health, ...]:
+        """How adaptation fares for a user, task by task, those with the most feedback first."""
+        who = self.user if user is None else user
+        with self._parts.lock:
+            self._parts.memory.sync()
+            trust = self._parts.memory.trust(who)
+            found = [
+                health(who, task, weights, trust.tallies.get(task, Tally()))
+                for task, weights in trust.weights.items()
+                if task != ANY_TASK
+            ]
+        return tuple(sorted(found, key=lambda h: -h.feedback))
+
+    def wants_feedback(self, reply: Response, share: float = 0.3) -> bool:
+        """Whether feedback on this reply would teach much, for an app that asks on `share` (0 to
+        1) of the steps: the decision was closer than most of its task's last 100 (margin sampling:
+        Scheffer et al., 2001). Raises InvalidSetting outside of 0 to 1."""
+        if not 0 <= share <= 1:
+            raise InvalidSetting(f"share must be from 0 to 1, was {share!r}", value=share)
+        with self._parts.lock:
+            trust = self._parts.memory.trust(reply.request.user)
+        return trust.is_close(reply.task.name, reply.margin, share)
 
     def frozen(
         self,
@@ -187,7 +231,11 @@ class Adapted:
     ) -> Explanation:
         """Everything up to decoding, without running the model or recording anything."""
         request = make_request(
-            prompt, user=self.user if user is None else user, task=task, output=output
+            prompt,
+            user=self.user if user is None else user,
+            reads=self.reads,
+            task=task,
+            output=output,
         )
         with self._parts.lock:
             found, recall, packed, rendered = self._prepare(request, Output.of(output))
@@ -247,6 +295,15 @@ class Adapted:
         # Without a model nothing is shown to one.
         return packed, model.render(packed.messages) if model else Rendered(text="", ids=())
 
+    def _prompts(
+        self, request: Request, wanted: Output | None, packed: Packed, rendered: Rendered
+    ) -> Prompts:
+        return Prompts(
+            recalled=rendered,
+            frozen=lambda: self._compose(request, wanted, Recall())[1],
+            differ=bool(packed.shown),
+        )
+
     def _respond(
         self,
         request: Request,
@@ -266,12 +323,15 @@ class Adapted:
             context=context,
             candidates=decision.candidates,
             confidence=decision.confidence,
+            margin=decision.margin,
             cost=replace(decision.cost, ms=1000 * (perf_counter() - started)),
             why=Why(
                 weights=decision.weights,
                 spoke_for=tuple(r for r in recall.cases if r.record.answer == best.text),
                 spoke_against=tuple(r for r in recall.rejected if r.record.answer == best.text),
                 stopped=decision.stopped,
+                skipped=decision.skipped,
+                muted=decision.muted,
             ),
             learner=self,
         )
@@ -285,6 +345,7 @@ def wrap(
     index: str | None = None,
     embedder: Embedder | str | None = None,
     user: str = DEFAULT_USER,
+    reads: Sequence[str] = (),
     budget: int = BUDGET,
 ) -> Adapted:
     """Wrap a frozen model. It is never changed: no weight, hook, configuration or tokenizer field.
@@ -295,26 +356,28 @@ def wrap(
     `memory`: a folder, a SQLAlchemy URL, or None to remember for the life of this object only.
     `index`: `http://host:port` of a Chroma server, needed when several processes share a memory.
     `embedder`: an object with `id`, `dim` and `embed`, or a sentence-transformers id or path.
+    `reads`: wider scopes that may be read besides the user's own; see `Adapted.for_user`.
     `budget`: tokens of recalled material in a prompt.
 
     Raises ModelError when model or embedder cannot be used, StoreError when the memory cannot.
     """
     if budget < 0:
         raise InvalidSetting(f"budget must not be negative, was {budget!r}", value=budget)
-    check_name("user", user)
+    check_reads(reads, check_user(user))
     frozen = _load(model, tokenizer)
     embeds = _embedder(embedder)
-    store = Memory.open(memory, embedder=embeds, index=index)
+    store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture())
+    recaller, names = Recaller(store, embeds), Names(embeds)
     parts = Parts(
         model=frozen,
         memory=store,
         tasks=TaskInferer(store, embeds),
-        recaller=Recaller(store, embeds),
-        decider=Decider(frozen, Names(embeds), KernelVote()),
+        recaller=recaller,
+        decider=Decider(frozen, names, Banks(store, recaller, embeds, names)),
         budget=budget,
         lock=RLock(),
     )
-    return Adapted(parts, user=user)
+    return Adapted(parts, user=user, reads=reads)
 
 
 def _load(
@@ -345,7 +408,15 @@ def _context(packed: Packed, rendered: Rendered) -> Context:
     )
 
 
-def _answered(response: Response, model: Model | None) -> Event:
+def _with_testimony(event: Event, about: Event | None) -> Event:
+    """The event with what it says of the experts that answered: folding it needs no more."""
+    if about is None:
+        return event
+    opinions = cast(Mapping[str, Json], about.body.get("opinions") or {})
+    return replace(event, body={**event.body, **testify(opinions, event.kind, event.body)})
+
+
+def _answered(response: Response, decision: Decision, model: Model | None) -> Event:
     """The journal's line for an answer; the response's id is the event's."""
     return Event(
         id=response.id,
@@ -360,5 +431,7 @@ def _answered(response: Response, model: Model | None) -> Event:
             "candidates": [c.text for c in response.candidates[:KEPT]],
             "messages": [{"role": m.role, "content": m.content} for m in response.request.messages],
             "model": model.id if model is not None else "",
+            "opinions": decision.opinions,
+            "margin": round(decision.margin, 6),
         },
     )

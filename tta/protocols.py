@@ -12,12 +12,15 @@ from tta.types import (
     Candidate,
     Cost,
     Feedback,
+    Json,
     Learned,
     Message,
     Prompt,
-    Recalled,
+    Recall,
     Record,
     RecordKind,
+    Request,
+    Weights,
 )
 
 if TYPE_CHECKING:
@@ -86,38 +89,72 @@ class Records(Protocol):
         """The `k` records whose `request` is most similar, best first, with the cosine; of `task`
         and of `ANY_TASK` when one is named, else of all tasks."""
 
+    def users(self) -> Sequence[str]:
+        """Everyone of whom anything is known."""
+
 
 class Patterns(Protocol):
     """The instruction patterns seen so far, each with its task."""
 
-    def patterns(self, *, user: str) -> Sequence[tuple[str, str]]:
-        """(pattern, task), oldest first."""
+    def patterns(self, *, user: str) -> dict[str, str]:
+        """The newest task of each pattern, oldest pattern first; only to be read.
 
-
-class Votes(Protocol):
-    """An expert over remembered cases."""
-
-    def opinion(
-        self,
-        answers: Sequence[str],
-        *,
-        cases: Sequence[Recalled],
-        rejected: Sequence[Recalled],
-        prior: FloatArray | None,
-    ) -> FloatArray:
-        """Log-probability (nats) of each answer, shape (len(answers),); sums to 1 in exp.
-
-        `prior`: log-probabilities to start from, uniform when None.
+        One object as long as patterns only come; another one after a forgetting.
         """
+
+
+class Ledgers(Protocol):
+    """What closed-form readers learn from: records as they came and went."""
+
+    def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
+        """(+1, record) for each case or rejection that came, (-1, record) for each that went; only
+        ever appended to, and a new list after what cannot be told by appending."""
+
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """Unit vectors of the records' requests, shape (len(records), dim)."""
+
+    def users(self) -> Sequence[str]: ...
+
+
+class Readers(Protocol):
+    """Experts that need no language model."""
+
+    def opinions(
+        self,
+        request: Request,
+        task: str,
+        answers: Sequence[str],
+        descriptions: Mapping[str, str],
+        recall: Recall,
+    ) -> Mapping[str, FloatArray]:
+        """Log-probabilities (nats) of a closed set of answers by expert, each of shape
+        (len(answers),); "names" is among them and has no memory."""
+
+    def similar(self, texts: Sequence[str], recall: Recall) -> FloatArray:
+        """How near open answers are to what was accepted, less what was refused, for similar
+        requests: log-probabilities, shape (len(texts),)."""
+
+    def votes(self, texts: Sequence[str], recall: Recall) -> FloatArray:
+        """Log-probabilities of open answers by the votes of those given word for word."""
 
 
 class Names(Protocol):
     """An expert that knows only what the answers are called."""
 
     def opinion(
-        self, answers: Sequence[str], *, request: str, descriptions: Mapping[str, str] | None
+        self, request: str, answers: Sequence[str], descriptions: Mapping[str, str]
     ) -> FloatArray:
         """Log-probability (nats) of each answer, shape (len(answers),)."""
+
+
+class Weigher(Protocol):
+    """What feedback does to the experts' weights."""
+
+    def begin(self, parent: Weights | None) -> Weights:
+        """The weights of a task without feedback, from those of what it is a part of."""
+
+    def observe(self, weights: Weights, heard: Mapping[str, Json]) -> Weights:
+        """The weights after feedback that said `heard` (an event's body holds it)."""
 
 
 class Learner(Protocol):

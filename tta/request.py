@@ -5,10 +5,11 @@ Knows the rules of input; knows no model, no memory, no output type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from tta.errors import InvalidSetting, InvalidText
-from tta.types import Message, Request
+from tta.types import EVERYONE, Message, Request
 
 ROLES = ("system", "user", "assistant")
 MAX_NAME = 256
@@ -21,8 +22,10 @@ def make_request(
     prompt: Prompt,
     *,
     user: str,
+    reads: Sequence[str] = (),
     task: str | None = None,
     output: object = None,
+    verify: Callable[[Any], bool | float] | None = None,
     n: int = 1,
     max_new_tokens: int | None = None,
     seed: int = 0,
@@ -33,11 +36,15 @@ def make_request(
     if max_new_tokens is not None:
         _check_count("max_new_tokens", max_new_tokens)
     _check_count("n", n)
+    if verify is not None and not callable(verify):
+        raise InvalidSetting(f"verify must be a function, was {verify!r}", value=verify)
     return Request(
         messages=_messages(prompt),
-        user=check_name("user", user),
+        user=check_user(user),
+        reads=check_reads(reads, user),
         task=task,
         output=output,
+        verify=verify,
         n=n,
         max_new_tokens=max_new_tokens,
         seed=_check_seed(seed),
@@ -75,6 +82,27 @@ def check_name(what: str, name: object) -> str:
     if len(name) > MAX_NAME:
         raise InvalidSetting(f"{what} has {len(name)} characters, at most {MAX_NAME}", value=name)
     return name
+
+
+def check_user(name: object) -> str:
+    """A name that can be written to: not the scope of all users together."""
+    if name == EVERYONE:
+        raise InvalidSetting(
+            f"{EVERYONE!r} is the scope of all users together and can only be read",
+            value=name,
+            hint="Pass it in reads=, and a name as the user",
+        )
+    return check_name("user", name)
+
+
+def check_reads(reads: Sequence[str], user: str) -> tuple[str, ...]:
+    """The wider scopes, each once and without the user's own."""
+    if isinstance(reads, str):
+        raise InvalidSetting(
+            f"reads must be a list of scopes, was {reads!r}", value=reads, hint=f"Use ({reads!r},)"
+        )
+    names = [check_name("scope", scope) for scope in reads]
+    return tuple(scope for scope in dict.fromkeys(names) if scope != user)
 
 
 def _check_count(what: str, value: object) -> None:

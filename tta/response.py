@@ -36,8 +36,8 @@ class Response:
     """What was answered, and why.
 
     `value` is the answer as the type that `output=` asked for (the text itself without one).
-    `confidence` is the chosen candidate's share (0 to 1) of the decision over `candidates`, which
-    are sorted best first.
+    `candidates` are sorted best first; `confidence` is the probability (0 to 1) that the first is
+    right, as the experts see it who were right so far; `margin` is its distance to the second's.
     """
 
     text: str
@@ -47,6 +47,7 @@ class Response:
     context: Context
     candidates: tuple[Candidate, ...]
     confidence: float
+    margin: float
     cost: Cost
     why: Why
     learner: Learner | None = field(default=None, repr=False, compare=False)

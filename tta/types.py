@@ -9,9 +9,10 @@ embedded, is not known here.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 from uuid import uuid4
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
@@ -22,6 +23,9 @@ DEFAULT_USER = "default"
 
 ANY_TASK = ""
 """The task of a rule or note that holds for every task of its scope."""
+
+EVERYONE = "*"
+"""The scope of all users together: it can be read (`reads=`), never written to."""
 
 
 def new_id() -> str:
@@ -67,14 +71,18 @@ class Grammar:
 class Request:
     """What is asked, and in whose name.
 
-    `user` is the scope: a part of every key, never a filter that could be left out.
-    `output` is whatever the caller passed; only `decoding` knows what it means.
+    `user` is the scope: a part of every key, never a filter that could be left out. `reads` names
+    the wider scopes that may be read besides it, nearest first.
+    `output` is whatever the caller passed; only `decoding` knows what it means. `verify` says of an
+    answer's value how good it is (True and False, or 0 to 1).
     """
 
     messages: tuple[Message, ...]
     user: str = DEFAULT_USER
+    reads: tuple[str, ...] = ()
     task: str | None = None
     output: object = None
+    verify: Callable[[Any], bool | float] | None = None
     n: int = 1
     max_new_tokens: int | None = None
     seed: int = 0
@@ -123,6 +131,8 @@ class Record:
     `request` is what the record is found by: the request's text for a case, the instruction
     pattern for a note, empty for a rule. `answer` is the answer, the note or the rule. `source` is
     the id of the feedback that made it; `weight` is in (0, 1]; `created` in seconds since 1970.
+    `instead`, of an answer of a closed set that was refused without saying what is right: how
+    probable the likeliest others were, given that.
     """
 
     id: str
@@ -134,6 +144,7 @@ class Record:
     source: str
     created: float
     weight: float = 1.0
+    instead: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +210,9 @@ class Candidate:
     """One possible answer.
 
     `logprob` is the model's log-probability (nats) of the whole answer, end of turn included.
-    `parts` holds each expert's log-probability of this answer among the candidates; `score` is
-    their weighted sum (weights: `Response.why.weights`).
+    `parts` holds each expert's probability of this answer among the candidates; `score` is their
+    sum weighted by `Response.why.weights`: the mixture's probability of it. `stats` are what
+    decoding saw of it (self-certainty, for one).
     """
 
     text: str
@@ -209,6 +221,7 @@ class Candidate:
     finish: Finish = Finish.STOP
     parts: Mapping[str, float] = field(default_factory=dict)
     score: float = 0.0
+    stats: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,12 +247,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """What decided: for each expert its weight, and the remembered cases for and against."""
+    """What decided: for each expert its weight (they sum to 1), and the remembered cases for and
+    against. `skipped` names the experts that were not asked, since they would have cost a pass of
+    the model and count for little here; `muted` is the probability that the feedback of this task
+    says nothing (that much of the weight is the frozen model's)."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     spoke_for: tuple[Recalled, ...] = ()
     spoke_against: tuple[Recalled, ...] = ()
     stopped: str = ""
+    skipped: tuple[str, ...] = ()
+    muted: float = 0.0
 
 
 # --------------------------------------------------------------------------------- feedback
@@ -319,6 +337,101 @@ class Learned:
         return f"<Learned +{len(self.added)} -{len(self.removed)}: {self.reason}>"
 
 
+# ------------------------------------------------------------------------------- trusting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What feedback has said of the experts of one (scope, task).
+
+    `cells`: for each expert the probability that it is the one to listen to, split by how sharply
+    to read it and by the share of wrong feedback (what the places mean is `decoding.mixture`'s to
+    say); `mute`: that the feedback says nothing at all. Together they sum to 1.
+    `log_loss`: nats of the mixture over all feedback; `expert_log_loss` the same of each expert
+    alone (the mixture's where it was not asked); `allowance`: by how much the mixture's may exceed
+    it, by theorem.
+    """
+
+    cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    mute: float = 1.0
+    feedback: int = 0
+    log_loss: float = 0.0
+    expert_log_loss: Mapping[str, float] = field(default_factory=dict)
+    allowance: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Sums over the feedback of one (scope, task) that says whether the answer was right, and of
+    which it is known what the frozen model would have answered.
+
+    `steps` of them; `adapted` and `frozen` right; `gained` and `gained_squared` sum the difference.
+    """
+
+    steps: int = 0
+    adapted: float = 0.0
+    frozen: float = 0.0
+    gained: float = 0.0
+    gained_squared: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bias:
+    """The sum of a model's log-probabilities over `count` requests: of answer a it is
+    `rest + sums.get(a, 0)`."""
+
+    count: int = 0
+    rest: float = 0.0
+    sums: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known of the experts before a request is answered: their weights in its task,
+    whether there was any feedback of this user (`experienced`), how many requests of the task were
+    answered, and the models' biases towards answers, by expert."""
+
+    weights: Weights = field(default_factory=Weights)
+    experienced: bool = False
+    answers: int = 0
+    biases: Mapping[str, Bias] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How adaptation fares in one (scope, task).
+
+    `accuracy` and `frozen_accuracy` (0 to 1) are of the same steps, those whose feedback says what
+    was right; after a mere "wrong", the frozen model's other answer counts by how probable it was.
+    `gain` is their difference with its 95 % `interval`. `noise` is the inferred share of feedback
+    that is wrong. `log_loss <= expert_log_loss[e] + bound` holds for the best expert, always.
+    """
+
+    user: str
+    task: str
+    feedback: int
+    steps: int
+    accuracy: float
+    frozen_accuracy: float
+    gain: float
+    interval: tuple[float, float]
+    weights: Mapping[str, float]
+    noise: float
+    muted: bool
+    why: str
+    log_loss: float
+    expert_log_loss: Mapping[str, float]
+    bound: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.user}/{self.task}: {100 * self.accuracy:.1f} % adapted,"
+            f" {100 * self.frozen_accuracy:.1f} % frozen over {self.steps} steps"
+            f" ({100 * self.gain:+.1f}, {100 * self.interval[0]:+.1f} to"
+            f" {100 * self.interval[1]:+.1f}); {self.why}"
+        )
+
+
 # ---------------------------------------------------------------------------------- journal
 
 
@@ -343,7 +456,7 @@ class Event:
     `response` names the answer that feedback is about (for ANSWERED: itself; "" otherwise).
     `body` holds all that a fold needs, so that folding never looks anything up:
 
-    ANSWERED    request, pattern, answer, candidates (texts), messages, model
+    ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin
     RATING      request, pattern, answer, value, comment
     CORRECTION  request, pattern, answer, text
     EDIT        request, pattern, answer, start, stop, text, result
@@ -352,6 +465,9 @@ class Event:
     RULE        text
     UNDONE      feedback
     FORGOTTEN   events (how many were erased)
+
+    `opinions` are what each expert thought of the likeliest answers; feedback carries as `heard`
+    what it says of each, and as `instead` what else could have been right.
     """
 
     kind: EventKind

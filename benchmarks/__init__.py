@@ -1,0 +1,1 @@
+"""What the project is measured by. Run, never installed: `python -m benchmarks.stream --help`."""

@@ -1,0 +1,98 @@
+"""The experts that need a pass of the model: which to ask, and how to read them.
+
+Knows weights by name and log-probabilities. Refuses to run anything: `decide` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tta.decoding.mixture import normalise, totals
+from tta.types import Bias, Standing
+
+if TYPE_CHECKING:
+    from tta.protocols import FloatArray
+
+FROZEN, RECALLED = "frozen", "recalled"
+CALIBRATED = "{}/calibrated"
+WITH_MEMORY = "{}*all"
+"""The log-linear pool of a calibrated model and the product of all readers."""
+
+NEGLIGIBLE = 0.02
+"""Experts that together weigh less are not asked, when each would cost a pass."""
+CONTENDER = 0.2
+"""From this weight on an open answer is drawn from a second prompt, too."""
+TRIED = 20
+"""Pieces of feedback before any expert is left out."""
+PRIOR = 10.0
+"""Answers before a running mean counts half."""
+
+
+def names(passed: str) -> tuple[str, str, str]:
+    """The experts that one pass feeds."""
+    return passed, CALIBRATED.format(passed), WITH_MEMORY.format(passed)
+
+
+def is_needed(passed: str, standing: Standing) -> bool:
+    """Whether the experts of a pass are worth it here.
+
+    They are asked all the same at a share of steps that decays as 1 / sqrt(steps), so that an
+    expert that becomes good is noticed.
+    """
+    weights = standing.weights
+    if weights.feedback < TRIED or _is_explored(standing.answers):
+        return True
+    known = totals(weights)
+    return sum(known.get(name, 0.0) for name in names(passed)) >= NEGLIGIBLE
+
+
+def is_contender(name: str, standing: Standing) -> bool:
+    """Whether what the model draws from the other prompt is worth knowing, at a whole generation:
+    while it is trusted, and at a decaying share of steps."""
+    if _is_explored(standing.answers):
+        return True
+    return totals(standing.weights).get(name, 0.0) >= CONTENDER
+
+
+def leads(standing: Standing) -> str:
+    """Which prompt is drawn from: with memory, unless the frozen one is trusted more."""
+    if not standing.weights.feedback:
+        return RECALLED
+    known = totals(standing.weights)
+    return FROZEN if known[FROZEN] > known.get(RECALLED, 0.0) else RECALLED
+
+
+def _is_explored(answers: int) -> bool:
+    """Whether the next answer's number is a perfect square."""
+    return isqrt(answers + 1) ** 2 == answers + 1
+
+
+def calibrated(logprobs: FloatArray, answers: Sequence[str], bias: Bias | None) -> FloatArray:
+    """Without what the model thinks of each answer whatever is asked: minus the running mean of
+    its log-probabilities (Zhao et al., 2021; Zhou et al., 2023), which counts more as it is known
+    better. Shape (K,)."""
+    opinion = normalise(logprobs)
+    if bias is None or not bias.count:
+        return opinion
+    mean = np.array([bias.rest + bias.sums.get(answer, 0.0) for answer in answers]) / bias.count
+    return normalise(opinion - bias.count / (bias.count + PRIOR) * mean)
+
+
+def with_model(
+    passed: str,
+    logprobs: FloatArray,
+    answers: Sequence[str],
+    standing: Standing,
+    readers: Mapping[str, FloatArray],
+) -> dict[str, FloatArray]:
+    """The opinions that one pass over a closed set feeds."""
+    plain, even, pooled = names(passed)
+    own = calibrated(logprobs, answers, standing.biases.get(passed))
+    found = {plain: normalise(logprobs), even: own}
+    if "all" in readers:
+        found[pooled] = normalise(own + readers["all"])
+    return found

@@ -1,0 +1,240 @@
+"""Open answers: where candidates come from, and who has an opinion on them.
+
+Candidates are drawn, or were accepted for the same request before. Knows the model, the readers and
+what was recalled; how opinions are mixed is `mixture`'s, what becomes of them `decide`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from tta.decoding.constrain import Output
+from tta.decoding.experts import FROZEN, RECALLED, is_contender, is_needed
+from tta.decoding.mixture import Blend, joined
+from tta.errors import InvalidSetting, ModelNeeded
+from tta.protocols import Model, Readers
+from tta.types import Candidate, Cost, Finish, Prompt, Recall, Request, Standing
+
+if TYPE_CHECKING:
+    from tta.protocols import FloatArray
+
+SAME = 0.98
+"""Cosine similarity from which two requests count as the same."""
+NEAR = 0.7
+"""Cosine similarity from which the answer to another request may be the answer to this one: whether
+it is, the experts learn."""
+NEAREST = 3
+"""How many such answers join the candidates."""
+RETRY = 4
+"""How many more samples are drawn when all drawn so far were refused before."""
+DEFAULT_NEW_TOKENS = 64
+CERTAINTY = "self_certainty"
+"""The statistic of a drawn candidate that tells how sure the model was (Kang et al., 2025)."""
+EMPTY = -50.0
+"""Log-probability (nats) of an answer without text, which no pass can score."""
+_VETO = -9.0
+"""Log-probability (nats), before normalising, of an answer that the verifier refuses."""
+
+
+class BothPrompts(Protocol):
+    """What the model is shown with memory and without (`decide.Prompts`)."""
+
+    @property
+    def recalled(self) -> Prompt: ...
+    @property
+    def differ(self) -> bool: ...
+    def frozen(self) -> Prompt: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Distinct candidates; which prompt each was drawn from (None: recalled); the frozen model's
+    greedy answer, if it is among them."""
+
+    candidates: tuple[Candidate, ...]
+    source: tuple[str | None, ...]
+    frozen: str | None
+    cost: Cost
+    stopped: str
+
+
+class Drawing:
+    """Open candidates of a model; raises ModelNeeded where one is needed and there is none."""
+
+    def __init__(self, model: Model | None, readers: Readers) -> None:
+        self._model, self._readers = model, readers
+
+    def accepted(self, request: Request, output: Output | None, recall: Recall) -> Candidate | None:
+        """What was accepted for this very request, unless more was asked for than one answer, or
+        a rule came later."""
+        same = [r.record for r in recall.cases if r.record.request == request.prompt]
+        if not same or request.n > 1 or request.verify is not None:
+            return None
+        newest = same[0]
+        if any(rule.record.created > newest.created for rule in recall.rules):
+            return None
+        if output is not None and not output.accepts(newest.answer):
+            return None
+        return Candidate(text=newest.answer, finish=Finish.RECALLED)
+
+    def draw(
+        self,
+        request: Request,
+        output: Output | None,
+        prompts: BothPrompts,
+        recall: Recall,
+        leader: str,
+        standing: Standing,
+    ) -> Drawn:
+        """`request.n` samples from the leader's prompt; from the other one a greedy answer, when
+        it is worth knowing; and what was accepted before.
+
+        A rule or a note is no opinion to be voted down by a model that was not told: with one,
+        all are drawn from the prompt that holds it."""
+        told = bool(recall.rules or recall.notes)
+        source = (RECALLED if told else leader) if prompts.differ else FROZEN
+        prompt = prompts.recalled if source == RECALLED else prompts.frozen()
+        drawn, cost, stopped = self._drawn(request, output, prompt, recall)
+        found = {c.text: (c, source) for c in reversed(drawn)}
+        greedy = {source: drawn[0].text}
+        other = FROZEN if source == RECALLED else RECALLED
+        voted = prompts.differ and standing.experienced and not told
+        if voted and is_contender(other, standing):
+            more_prompt = prompts.recalled if other == RECALLED else prompts.frozen()
+            (extra, *_), more = self.sample(request, output, more_prompt, 1)
+            greedy[other], cost = extra.text, cost + more
+            found.setdefault(extra.text, (extra, other))
+        ordered = [found[t] for t in dict.fromkeys([*(c.text for c in drawn), *found])]
+        texts = self._known(request, output, recall, set(found))
+        remembered = [Candidate(text=t, finish=Finish.RECALLED) for t in texts]
+        whole = _whole(output, [*ordered, *((c, None) for c in remembered)])
+        return Drawn(
+            candidates=tuple(c for c, _ in whole),
+            source=tuple(s for _, s in whole),
+            frozen=greedy.get(FROZEN),
+            cost=cost,
+            stopped=stopped,
+        )
+
+    def opinions(
+        self,
+        request: Request,
+        output: Output | None,
+        prompts: BothPrompts,
+        recall: Recall,
+        standing: Standing,
+        found: Drawn,
+    ) -> tuple[dict[str, FloatArray], Cost]:
+        """Log-probabilities of the candidates by expert, each of shape (K,)."""
+        texts = [c.text for c in found.candidates]
+        if len(texts) == 1:
+            return {RECALLED if prompts.differ else FROZEN: np.zeros(1)}, Cost()
+        opinions, cost = self._likelihoods(prompts, standing, found, texts)
+        opinions["votes"] = self._readers.votes(texts, recall)
+        opinions["similar"] = self._readers.similar(texts, recall)
+        certain = [c.stats.get(CERTAINTY) for c in found.candidates]
+        if all(value is not None for value in certain):
+            opinions["certainty"] = np.array(certain, dtype=np.float64)
+        if request.verify is not None:
+            opinions["verifier"] = _verified(request, output, found.candidates)
+        return opinions, cost
+
+    def forced(self, mixed: Blend, request: Request, texts: Sequence[str], recall: Recall) -> Blend:
+        """An answer refused for this very request is not repeated while there is another."""
+        refused = {r.record.answer for r in recall.rejected if r.score >= SAME}
+        allowed = np.array([text not in refused for text in texts])
+        if allowed.all() or not allowed.any():
+            return mixed
+        left = np.where(allowed, mixed.scores, 0.0)
+        return joined(mixed, "exact", left / left.sum(), 0.9)
+
+    def sample(
+        self, request: Request, output: Output | None, prompt: Prompt, n: int
+    ) -> tuple[tuple[Candidate, ...], Cost]:
+        """`n` candidates, the first greedy."""
+        if self._model is None:
+            raise ModelNeeded(
+                "an open answer needs a language model",
+                value=request.prompt,
+                hint="Wrap one, or pass output=[...] with the possible answers",
+            )
+        return self._model.draw(
+            prompt,
+            n=n,
+            max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
+            seed=request.seed,
+            output=output,
+        )
+
+    def _drawn(
+        self, request: Request, output: Output | None, prompt: Prompt, recall: Recall
+    ) -> tuple[tuple[Candidate, ...], Cost, str]:
+        refused = {r.record.answer for r in recall.rejected if r.score >= SAME}
+        drawn, cost = self.sample(request, output, prompt, request.n)
+        if not all(c.text in refused for c in drawn):
+            return drawn, cost, f"{request.n} drawn"
+        # Sample i does not depend on how many are drawn, so drawing more only adds to the same.
+        drawn, more = self.sample(request, output, prompt, request.n + RETRY)
+        return drawn, cost + more, f"{RETRY} more drawn: refused before"
+
+    def _known(
+        self, request: Request, output: Output | None, recall: Recall, drawn: set[str]
+    ) -> list[str]:
+        """Answers accepted for requests near this one that were not drawn."""
+        near = sorted((r for r in recall.cases if r.score >= NEAR), key=lambda r: -r.score)
+        known = list(dict.fromkeys(r.record.answer for r in near))[:NEAREST]
+        return [t for t in known if t not in drawn and (output is None or output.accepts(t))]
+
+    def _likelihoods(
+        self, prompts: BothPrompts, standing: Standing, found: Drawn, texts: Sequence[str]
+    ) -> tuple[dict[str, FloatArray], Cost]:
+        """Mean log-probability per token under each prompt: sums would favour short answers. What
+        was drawn from a prompt is known; the rest takes a pass."""
+        assert self._model is not None  # something was drawn
+        opinions: dict[str, FloatArray] = {}
+        cost = Cost()
+        lengths = np.array([self._model.count(text) + 1 for text in texts])
+        for name in (RECALLED, FROZEN) if prompts.differ else (FROZEN,):
+            logprobs = np.array([c.logprob for c in found.candidates])
+            missing = [i for i, source in enumerate(found.source) if source != name and texts[i]]
+            logprobs[[i for i, text in enumerate(texts) if not text]] = EMPTY
+            if missing and name == FROZEN and prompts.differ and not is_needed(name, standing):
+                continue
+            if missing:
+                prompt = prompts.recalled if name == RECALLED else prompts.frozen()
+                scores, more = self._model.choose(prompt, [texts[i] for i in missing])
+                logprobs[missing] = scores
+                cost += more
+            opinions[name] = logprobs / lengths
+        return opinions, cost
+
+
+def _verified(
+    request: Request, output: Output | None, candidates: Sequence[Candidate]
+) -> FloatArray:
+    assert request.verify is not None
+    scores = []
+    for candidate in candidates:
+        value: object = candidate.text
+        if output is not None:
+            value = output.parse(candidate.text, candidate.finish)
+        score = float(request.verify(value))
+        if not 0 <= score <= 1:
+            raise InvalidSetting(
+                f"verify gave {score!r} for {value!r}", value=score, hint="Give 0 to 1 or a bool"
+            )
+        scores.append(score)
+    return np.maximum(np.log(np.maximum(scores, 1e-9)), _VETO)
+
+
+def _whole(
+    output: Output | None, candidates: Sequence[tuple[Candidate, str | None]]
+) -> Sequence[tuple[Candidate, str | None]]:
+    """Without those cut off before their type was complete, while there are others."""
+    if output is None:
+        return candidates
+    return [p for p in candidates if p[0].finish is not Finish.LENGTH] or candidates

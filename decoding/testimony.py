@@ -1,0 +1,194 @@
+"""What a piece of feedback says of each expert, from the opinions that were kept of the answer.
+
+Knows kinds of feedback and probabilities. Refuses to know weights (`mixture`) and the journal. No
+model is asked: late feedback is judged by what the experts thought when they answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from tta.decoding.mixture import FLOOR, Blend, normalise, sharpened
+from tta.types import EventKind, Json
+
+if TYPE_CHECKING:
+    from tta.protocols import FloatArray
+
+KEPT = 12
+"""How many of the likeliest answers the opinions are kept of, besides each expert's favourite."""
+INSTEAD = 8
+"""How many other answers are kept of which one may have been right when one was wrong."""
+_CENTINATS = 100
+
+
+def opinions_json(
+    texts: Sequence[str],
+    opinions: Mapping[str, FloatArray],
+    mixed: Blend,
+    *,
+    closed: bool,
+    frozen: str | None,
+    passes: Sequence[str],
+) -> dict[str, Json]:
+    """What the journal keeps: log-probabilities in hundredths of nats, as texts.
+
+    answers, of (how many candidates), closed, frozen (its answer, None if it was not asked),
+    passes (which experts took a model pass), mixture and experts (of the answers listed; what is
+    left of 1 is spread evenly over the others).
+    """
+    names = list(opinions)
+    table = np.array([normalise(opinions[name]) for name in names])
+    listed = _likeliest(mixed.scores, table)
+    with np.errstate(divide="ignore"):
+        mixture = np.log(mixed.scores)[listed]
+    return {
+        "answers": [texts[i] for i in listed],
+        "of": len(texts),
+        "closed": closed,
+        "frozen": frozen,
+        "passes": list(passes),
+        "mixture": _centinats(mixture),
+        "experts": {name: _centinats(row[listed]) for name, row in zip(names, table, strict=True)},
+    }
+
+
+def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) -> dict[str, Json]:
+    """What feedback says: fields to add to its event's body; empty if it says nothing.
+
+    `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
+    nothing of them), outcomes (how many there could have been), right (how right the answer was, 0 to 1), frozen (how right the
+    frozen model's was; None if it is not known). `instead`: see `Record.instead`.
+    """
+    if not kept or not kept["experts"]:
+        return {}
+    told = _Told(kept, str(body["answer"]))
+    found = _judge(told, kind, body)
+    if found is None:
+        return {}
+    said: dict[str, Json] = {"heard": cast(Json, found)}
+    if kept["closed"] and kind is EventKind.RATING and cast(float, body["value"]) < 0:
+        said["instead"] = told.instead()
+    return said
+
+
+@dataclass(slots=True)
+class _Told:
+    """The opinions kept of one answer, over the answers listed and one place for each other."""
+
+    kept: Mapping[str, Any]
+    answer: str
+
+    def likelihood(self, text: str) -> FloatArray:
+        """Each expert's probability of `text` at each sharpness, shape (experts, sharpness)."""
+        place = self.place(text)
+        return np.asarray(self._read()[:, :, place])
+
+    def place(self, text: str) -> int:
+        """The first place of the others when it is not listed."""
+        listed = self.kept["answers"]
+        return listed.index(text) if text in listed else len(listed)
+
+    def knows(self, text: str) -> bool:
+        """Whether `text` was a candidate: an answer new to a closed set was not."""
+        listed = self.kept["answers"]
+        return text in listed or (bool(self.kept["closed"]) and len(listed) < self.kept["of"])
+
+    def names(self) -> list[str]:
+        return list(self.kept["experts"])
+
+    def probability(self, text: str | None) -> float:
+        """The mixture's, of a text that is listed; 0 for others."""
+        if text is None or text not in self.kept["answers"]:
+            return 0.0
+        listed = self.kept["mixture"].split()
+        return float(np.exp(int(listed[self.place(text)]) / _CENTINATS))
+
+    def instead(self) -> dict[str, Json]:
+        left = max(1e-6, 1 - self.probability(self.answer))
+        others = [text for text in self.kept["answers"] if text != self.answer]
+        return {t: round(self.probability(t) / left, 4) for t in others[:INSTEAD]}
+
+    def _read(self) -> FloatArray:
+        rows = [row.split() for row in self.kept["experts"].values()]
+        listed = np.array(rows, dtype=np.float64) / _CENTINATS
+        others = self.kept["of"] - listed.shape[1]
+        if others > 0:
+            rest = np.maximum(1 - np.exp(listed).sum(1, keepdims=True), FLOOR) / others
+            listed = np.hstack([listed, np.repeat(np.log(rest), others, axis=1)])
+        return sharpened(listed)
+
+
+def _judge(told: _Told, kind: EventKind, body: Mapping[str, Json]) -> dict[str, object] | None:
+    if kind is EventKind.RATING:
+        return _rated(told, float(cast(float, body["value"])))
+    if kind is EventKind.CORRECTION:
+        return _corrected(told, str(body["text"]))
+    if kind is EventKind.EDIT:
+        return _corrected(told, str(body["result"]))
+    if kind is EventKind.PREFERENCE:
+        return _preferred(told, str(body["chosen"]), str(body["rejected"]))
+    return None
+
+
+def _rated(told: _Told, value: float) -> dict[str, object] | None:
+    """A reward between says "right" with probability (1 + value) / 2."""
+    right = (1 + value) / 2
+    p = told.likelihood(told.answer)
+    frozen = told.kept["frozen"]
+    was = None
+    if frozen is not None:
+        odds = told.probability(frozen) / max(1e-6, 1 - told.probability(told.answer))
+        was = right if frozen == told.answer else (1 - right) * min(1.0, odds)
+    return _heard(told, right * p + (1 - right) * (1 - p), 2, right, was)
+
+
+def _corrected(told: _Told, text: str) -> dict[str, object] | None:
+    right = float(text == told.answer)
+    frozen = told.kept["frozen"]
+    was = None if frozen is None else float(frozen == text)
+    if not told.knows(text):
+        # New to a closed set: the one given was wrong. Open: all were, and nobody more so.
+        wrong = 1 - told.likelihood(told.answer) if told.kept["closed"] else None
+        return _heard(told, wrong, 2, right, was)
+    return _heard(told, told.likelihood(text), told.kept["of"], right, was)
+
+
+def _preferred(told: _Told, chosen: str, rejected: str) -> dict[str, object] | None:
+    """Bradley and Terry (1952) over two of the candidates."""
+    if not (told.knows(chosen) and told.knows(rejected)):
+        return None
+    won, lost = told.likelihood(chosen), told.likelihood(rejected)
+    frozen = told.kept["frozen"]
+    was = float(frozen == chosen) if frozen in (chosen, rejected) else None
+    return _heard(told, won / (won + lost), 2, float(chosen == told.answer), was)
+
+
+def _heard(
+    told: _Told, likelihood: FloatArray | None, outcomes: int, right: float, frozen: float | None
+) -> dict[str, object]:
+    """Where there was one candidate only, nobody has shown more than another."""
+    rows: list[list[float]] = []
+    if likelihood is not None and told.kept["of"] > 1:
+        bounded = np.clip(likelihood, FLOOR, 1.0)
+        rows = [[float(f"{p:.5g}") for p in row] for row in bounded.tolist()]
+    return {
+        "likelihood": dict(zip(told.names(), rows, strict=False)),
+        "outcomes": max(2, outcomes),
+        "right": right,
+        "frozen": None if frozen is None else round(frozen, 4),
+    }
+
+
+def _likeliest(scores: FloatArray, table: FloatArray) -> list[int]:
+    order = np.argsort(-scores, kind="stable")[:KEPT].tolist()
+    favourites = table.argmax(1).tolist()
+    return list(dict.fromkeys([*order, *favourites]))
+
+
+def _centinats(logprobs: FloatArray) -> str:
+    """Whole hundredths, separated by spaces: one text is cheaper to keep than many numbers."""
+    return " ".join(map(str, np.rint(_CENTINATS * np.maximum(-20.0, logprobs)).astype(int)))

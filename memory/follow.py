@@ -1,0 +1,185 @@
+"""The index as the fold's follower: every live record has its vector there, and nothing else has.
+
+Knows which records have vectors, where each belongs, and what is still to be written. Knows nothing
+of the journal, nor of how an index searches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tta.errors import InvalidSetting, StoreError
+from tta.memory.events import FEEDBACK
+from tta.memory.fold import Change, State, UserState
+from tta.memory.index import ChromaIndex, MemoryIndex
+from tta.memory.shelf import Place
+from tta.protocols import Embedder
+from tta.types import Event, EventKind, Record, RecordKind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.floating[Any]]
+
+_log = logging.getLogger(__name__)
+
+_WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE})
+
+
+class Follower:
+    """Keeps an index in step with `state`. Without an index it only knows the order of records."""
+
+    def __init__(self, state: State, embedder: Embedder | None) -> None:
+        self.index: MemoryIndex | ChromaIndex | None = None
+        self._state = state
+        self._embedder = embedder
+        self._order: dict[str, dict[str, int]] = {}
+        self._behind: list[Change] = []
+        self._ready: dict[str, FloatArray] = {}
+
+    def needed(self) -> MemoryIndex | ChromaIndex:
+        """The index; raises InvalidSetting if there is none."""
+        if self.index is None:
+            raise InvalidSetting(
+                "This memory was opened without an embedder", hint="Pass `embedder=` to Memory.open"
+            )
+        return self.index
+
+    def note(self, seq: int, event: Event, change: Change) -> None:
+        """Event number `seq` was folded; what it changed is indexed at the next `catch_up`."""
+        if event.kind is EventKind.FORGOTTEN:
+            self._order.pop(event.user, None)
+        elif event.kind in FEEDBACK:
+            self._order.setdefault(event.user, {})[event.id] = seq
+        if self.index is not None and (change.added or change.removed or change.forgotten):
+            self._behind.append(change)
+
+    def catch_up(self) -> None:
+        """Index what was folded. What fails here is tried again at the next call."""
+        if not self._behind or self.index is None:
+            return
+        todo, gone, lost = _net(self._behind)
+        for user in lost:
+            self.index.release(user)
+        for user, ids in gone.items():
+            self.index.remove(user, ids)
+        self._put(todo)
+        self._behind.clear()
+
+    @contextmanager
+    def prepared(self, records: Sequence[Record]) -> Iterator[None]:
+        """Embed them now, for the `catch_up` within: an embedder may fail before a write only."""
+        self._ready = self._embed(records)
+        try:
+            yield
+        finally:
+            self._ready = {}
+
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """Vectors of the records' requests, shape (len(records), dim); those not held embedded."""
+        index, embedder = self.needed(), self._embedder
+        assert embedder is not None
+        found = np.zeros((len(records), embedder.dim), dtype=np.float32)
+        by_user: dict[str, list[int]] = {}
+        for row, record in enumerate(records):
+            by_user.setdefault(record.user, []).append(row)
+        for user, rows in by_user.items():
+            theirs = index.vectors(user, [records[row].id for row in rows])
+            if len(by_user) == 1:
+                found = theirs
+            else:
+                found[rows] = theirs
+        lost = [row for row in np.flatnonzero(found[:, 0] == 0).tolist() if not found[row].any()]
+        if lost:
+            found[lost] = embedder.embed([records[i].request for i in lost])
+        return found
+
+    # ------------------------------------------------------------------------ where things go
+
+    def rank(self, record: Record) -> int:
+        """Where the record stands in the order of feedback, oldest first."""
+        return self._order[record.user][record.source]
+
+    def place_of(self, user: str, name: str) -> Place | None:
+        """Where the vector of a record's id belongs; None if no such record is live."""
+        record = self._state.users.get(user, UserState()).records.get(name)
+        return None if record is None else self._place(record)
+
+    def _place(self, record: Record) -> Place:
+        return Place(shelf=record.kind, label=record.task, rank=self.rank(record))
+
+    def _put(self, records: Sequence[Record]) -> None:
+        vectors = self._embed(records)
+        by_user: dict[str, list[Record]] = {}
+        for record in records:
+            if record.kind in _WITH_VECTOR:
+                by_user.setdefault(record.user, []).append(record)
+        for user, theirs in by_user.items():
+            rows = np.stack([vectors[record.request] for record in theirs])
+            places = [self._place(record) for record in theirs]
+            self.needed().put(user, [record.id for record in theirs], rows, places)
+
+    def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
+        """The vectors of the records' requests, by text; one call for those not at hand."""
+        texts = {record.request for record in records if record.kind in _WITH_VECTOR}
+        missing = sorted(texts - self._ready.keys())
+        if not missing or self._embedder is None:
+            return self._ready
+        return self._ready | dict(zip(missing, self._embedder.embed(missing), strict=True))
+
+    # ------------------------------------------------------------------------- beginning anew
+
+    def begin(self, *, renew: bool) -> None:
+        """Reconcile; an index that turns out damaged is made anew if `renew`."""
+        try:
+            self.reconcile()
+        except StoreError as problem:
+            if not renew:
+                raise
+            _log.warning("The index is damaged (%s): it is made anew from the journal", problem)
+            self.needed().reset()
+            self.reconcile()
+
+    def reconcile(self) -> int:
+        """Make the index hold exactly the live records; how many records have a vector."""
+        index = self.needed()
+        self._behind.clear()
+        index.keep(tuple(self._state.users))
+        missing: list[Record] = []
+        count = 0
+        for user, state in self._state.users.items():
+            live = {r.id: r for r in state.records.values() if r.kind in _WITH_VECTOR}
+            held = set(index.known(user))
+            index.remove(user, sorted(held - live.keys()))
+            missing += [record for name, record in live.items() if name not in held]
+            count += len(live)
+        self._put(missing)
+        return count
+
+
+def _net(changes: Sequence[Change]) -> tuple[list[Record], dict[str, list[str]], set[str]]:
+    """What a run of changes comes to: records to put, ids to remove, users to release."""
+    put: dict[tuple[str, str], Record] = {}
+    gone: dict[tuple[str, str], None] = {}
+    lost: set[str] = set()
+    for change in changes:
+        if change.forgotten:
+            lost.add(change.user)
+            put = {key: record for key, record in put.items() if key[0] != change.user}
+            gone = {key: None for key in gone if key[0] != change.user}
+            continue
+        for record in change.removed:
+            put.pop((record.user, record.id), None)
+            gone[record.user, record.id] = None
+        for record in change.added:
+            put[record.user, record.id] = record
+            gone.pop((record.user, record.id), None)
+    ids: dict[str, list[str]] = {}
+    for user, name in gone:
+        ids.setdefault(user, []).append(name)
+    return list(put.values()), ids, lost

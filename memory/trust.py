@@ -1,0 +1,135 @@
+"""What answers and feedback have said of the experts of one user: a fold, like all else here.
+
+Knows which events carry what, and how to take one piece of feedback back. Refuses to know how
+weights move: that is the `Weigher`'s, given by whoever opens the memory; without one they are not
+kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any, cast
+
+from tta.protocols import Weigher
+from tta.types import ANY_TASK, Bias, Json, Standing, Tally, Weights
+
+MARGINS = 100
+"""How many answers back it is remembered how close they were."""
+
+
+FEW = 10
+"""Answers before "close" means anything."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the answers of one task say, without any feedback."""
+
+    answers: int = 0
+    margins: deque[float] = field(default_factory=lambda: deque(maxlen=MARGINS))
+    biases: dict[str, Bias] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Trust:
+    """Of one user, by task; `weights` of ANY_TASK are those of all tasks together, and what a new
+    task starts from. `heard` keeps what each feedback said, for an undo."""
+
+    seen: dict[str, Seen] = field(default_factory=dict)
+    weights: dict[str, Weights] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    heard: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+    def answered(self, task: str, body: Mapping[str, Json]) -> None:
+        """Count an answer, how close it was, and what each model's opinion is on average."""
+        seen = self.seen.setdefault(task, Seen())
+        seen.answers += 1
+        margin = body.get("margin")
+        if isinstance(margin, float | int):
+            seen.margins.append(float(margin))
+        opinions = cast(Mapping[str, Any], body.get("opinions") or {})
+        if opinions.get("closed"):
+            for name in opinions["passes"]:
+                old = seen.biases.get(name, Bias())
+                seen.biases[name] = _moved(old, opinions, opinions["experts"][name])
+
+    def learn(self, feedback: str, task: str, heard: Json, weigher: Weigher | None) -> None:
+        """Move the weights of the task, and of all tasks."""
+        if weigher is None or not isinstance(heard, Mapping):
+            return
+        self.heard[feedback] = (task, json.dumps(heard).encode())
+        self._weigh(task, heard, weigher)
+
+    def undo(self, feedback: str, weigher: Weigher | None) -> None:
+        """As if it had never been given: all the rest again, in order."""
+        if self.heard.pop(feedback, None) is None or weigher is None:
+            return
+        self.weights.clear()
+        self.tallies.clear()
+        for task, text in self.heard.values():
+            self._weigh(task, json.loads(text), weigher)
+
+    def standing(self, task: str, weigher: Weigher | None) -> Standing:
+        """What is known before a request of `task` is answered."""
+        parent = self.weights.get(ANY_TASK)
+        weights = self.weights.get(task)
+        if weights is None:
+            weights = weigher.begin(parent) if weigher is not None else Weights()
+        seen = self.seen.get(task, Seen())
+        return Standing(
+            weights=weights,
+            experienced=bool(self.heard),
+            answers=seen.answers,
+            biases=seen.biases,
+        )
+
+    def is_close(self, task: str, margin: float, share: float) -> bool:
+        """Whether `margin` is among the smallest `share` of the last ones; True while few are
+        known."""
+        known = sorted(self.seen.get(task, Seen()).margins)
+        if len(known) < FEW:
+            return share > 0
+        return share >= 1 or margin < known[int(share * len(known))]
+
+    def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
+        self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard)
+        if not heard["likelihood"]:
+            return
+        parent = self.weights.get(ANY_TASK)
+        own = self.weights.get(task)
+        if task != ANY_TASK:
+            self.weights[task] = weigher.observe(
+                own if own is not None else weigher.begin(parent), heard
+            )
+        self.weights[ANY_TASK] = weigher.observe(
+            parent if parent is not None else weigher.begin(None), heard
+        )
+
+
+def _counted(tally: Tally, heard: Mapping[str, Json]) -> Tally:
+    frozen = heard.get("frozen")
+    if frozen is None:
+        return tally
+    right, was = float(cast(float, heard["right"])), float(cast(float, frozen))
+    return Tally(
+        steps=tally.steps + 1,
+        adapted=tally.adapted + right,
+        frozen=tally.frozen + was,
+        gained=tally.gained + right - was,
+        gained_squared=tally.gained_squared + (right - was) ** 2,
+    )
+
+
+def _moved(old: Bias, opinions: Mapping[str, Any], listed: str) -> Bias:
+    """One more answer's opinion in the running mean; those not listed share what is left."""
+    logs = [int(centinats) / 100 for centinats in listed.split()]
+    others = opinions["of"] - len(logs)
+    rest = log(max(1e-4, 1 - sum(map(exp, logs))) / others) if others > 0 else 0.0
+    sums = dict(old.sums)
+    for answer, value in zip(opinions["answers"], logs, strict=True):
+        sums[answer] = sums.get(answer, 0.0) + value - rest
+    return Bias(count=old.count + 1, rest=old.rest + rest, sums=sums)

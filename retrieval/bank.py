@@ -1,0 +1,187 @@
+"""The closed-form experts of each (scope, task), kept up with what is remembered there.
+
+Knows which readers there are for which scope and what they have learned so far; follows the
+ledgers of the memory lazily, so that nothing is computed for a task that is not asked. Knows
+nothing of weights: all opinions are given, and `decoding.mixture` decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tta.protocols import Embedder, Ledgers
+from tta.retrieval.names import Names
+from tta.retrieval.readers import (
+    Kernel,
+    Lesson,
+    Question,
+    Reader,
+    Voters,
+    normalised,
+    readers,
+)
+from tta.retrieval.recall import Recaller
+from tta.types import EVERYONE, Recall, Recalled, Record, RecordKind, Request
+
+if TYPE_CHECKING:
+    from tta.protocols import FloatArray
+
+WIDER = ("kernel.05", "ridge", "all")
+"""The experts that are heard of a wider scope than the user's own."""
+BANKS = 64
+"""How many (scope, task) are kept in RAM; the others are made anew from the memory when asked."""
+_WORD = re.compile(r"\w+|[?!]")
+
+
+class Bank:
+    """The readers of one (scope, task). `follow` brings them up to date."""
+
+    def __init__(self, dim: int) -> None:
+        self.readers: dict[str, Reader] = readers(dim)
+        self._rows: dict[str, int] = {}
+        self._read: dict[str, tuple[Sequence[tuple[int, Record]], int]] = {}
+
+    def row(self, answer: str) -> int:
+        """The row of an answer; a new one is given the next."""
+        return self._rows.setdefault(answer, len(self._rows))
+
+    def is_ahead(self, ledgers: Mapping[str, Sequence[tuple[int, Record]]]) -> bool:
+        """Whether it has learned what the ledgers no longer hold."""
+        return any(ledgers.get(user) is not read for user, (read, _) in self._read.items())
+
+    def follow(self, ledgers: Mapping[str, Sequence[tuple[int, Record]]], memory: Ledgers) -> None:
+        """Learn what was added to the ledgers, by user."""
+        for user, ledger in ledgers.items():
+            start = self._read.get(user, (ledger, 0))[1]
+            if start == len(ledger):
+                continue
+            news = ledger[start:]
+            records = [record for _, record in news]
+            vectors = memory.vectors(records).astype(np.float64)
+            for (sign, record), vector in zip(news, vectors, strict=True):
+                self._learn(self._lesson(record, vector), sign)
+            self._read[user] = (ledger, len(ledger))
+
+    def _learn(self, lesson: Lesson, sign: int) -> None:
+        for reader in self.readers.values():
+            reader.learn(lesson, float(sign))
+
+    def _lesson(self, record: Record, vector: FloatArray) -> Lesson:
+        refused = record.kind is RecordKind.REJECTED
+        likely = record.instead if refused else {record.answer: 1.0}
+        return Lesson(
+            vector=vector,
+            words=features(record.request),
+            target={self.row(answer): right for answer, right in likely.items()},
+            refused=self.row(record.answer) if refused else None,
+            weight=record.weight,
+        )
+
+
+class Banks:
+    """The `Readers` of a chat: opinions of its own scope, and of those it may read."""
+
+    def __init__(
+        self, memory: Ledgers, recaller: Recaller, embedder: Embedder, names: Names
+    ) -> None:
+        self._memory, self._recaller = memory, recaller
+        self._embedder, self._names = embedder, names
+        self._banks: OrderedDict[tuple[str, str], Bank] = OrderedDict()
+
+    def opinions(
+        self,
+        request: Request,
+        task: str,
+        answers: Sequence[str],
+        descriptions: Mapping[str, str],
+        recall: Recall,
+    ) -> Mapping[str, FloatArray]:
+        """Log-probabilities of each answer by expert; those of a wider scope as "name@scope"."""
+        vector = self._embedder.embed([request.prompt])[0].astype(np.float64)
+        titles = self._names.vectors(answers, descriptions)
+        names = self._names.of(vector, titles)
+        words = features(request.prompt)
+
+        def ask(scope: str, voters: Voters) -> Mapping[str, FloatArray]:
+            bank = self._bank(scope, task)
+            rows = np.array([bank.row(answer) for answer in answers], dtype=np.intp)
+            question = Question(
+                vector=vector, words=words, rows=rows, titles=titles, names=names, voters=voters
+            )
+            for name, reader in bank.readers.items():
+                question.said[name] = reader.opinion(question)
+            return question.said
+
+        found = {"names": names, **ask(request.user, voters(answers, recall))}
+        for scope in request.reads:
+            near = voters(answers, self._recaller.voters(vector, scope, task))
+            said = ask(scope, near)
+            found.update({f"{name}@{scope}": said[name] for name in WIDER})
+        return found
+
+    def similar(self, texts: Sequence[str], recall: Recall) -> FloatArray:
+        """See the `Readers` protocol: a kernel over requests times the cosine of the answers."""
+        heard = [*((r, 1.0) for r in recall.cases), *((r, -1.0) for r in recall.rejected)]
+        if not heard or len(texts) < 2:
+            return normalised(np.zeros(len(texts)))
+        weights = np.array([sign * r.record.weight * _near(r) for r, sign in heard])
+        known = [r.record.answer for r, _ in heard]
+        vectors = self._embedder.embed([*texts, *known]).astype(np.float64)
+        likeness = vectors[: len(texts)] @ vectors[len(texts) :].T
+        # A recalled answer is no more like the others for being one of them: that is its vote.
+        likeness[np.array([[text == answer for answer in known] for text in texts])] = 0.0
+        return normalised(10 * likeness @ weights / (np.abs(weights).sum() + 1e-3))
+
+    def votes(self, texts: Sequence[str], recall: Recall) -> FloatArray:
+        """See the `Readers` protocol."""
+        prior = normalised(np.zeros(len(texts)))
+        return Kernel(0.05, 3e-2).votes(voters(texts, recall), prior)
+
+    def _bank(self, scope: str, task: str) -> Bank:
+        users = self._memory.users() if scope == EVERYONE else [scope]
+        ledgers = {user: self._memory.ledger(user=user, task=task) for user in users}
+        bank = self._banks.pop((scope, task), None)
+        if bank is None or bank.is_ahead(ledgers):
+            bank = Bank(self._embedder.dim)
+        bank.follow(ledgers, self._memory)
+        self._banks[scope, task] = bank
+        while len(self._banks) > BANKS:
+            self._banks.popitem(last=False)
+        return bank
+
+
+def voters(answers: Sequence[str], recall: Recall) -> Voters:
+    """The recalled cases and refusals whose answer is among `answers`."""
+    place = {answer: i for i, answer in enumerate(answers)}
+    heard = list(_votes(place, recall))
+    return Voters(
+        place=np.array([p for p, _, _ in heard], dtype=np.intp),
+        cosine=np.array([c for _, c, _ in heard]),
+        weight=np.array([w for _, _, w in heard]),
+    )
+
+
+def _votes(place: Mapping[str, int], recall: Recall) -> Iterator[tuple[int, float, float]]:
+    for sign, found in ((1.0, recall.cases), (-1.0, recall.rejected)):
+        for voter in found:
+            i = place.get(voter.record.answer)
+            if i is not None:
+                yield i, voter.score, sign * voter.record.weight
+
+
+def features(text: str) -> tuple[str, ...]:
+    """Words, pairs of them, and the first three; each once."""
+    words = ["<", *_WORD.findall(text.lower())]
+    pairs = [f"{a} {b}" for a, b in pairwise(words)]
+    first = [" ".join(words[i : i + 3]) for i in (0, 1) if len(words) >= i + 3]
+    return tuple(dict.fromkeys([*words, *pairs, *first]))
+
+
+def _near(voter: Recalled) -> float:
+    return float(np.exp((voter.score - 1) / 0.08))

@@ -1,0 +1,277 @@
+"""Banks of readers over a real memory: they follow its ledgers, and nobody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from memories import answered, correction, preference, rating
+from numpy.typing import NDArray
+
+from tta.memory import Memory
+from tta.retrieval import Banks, Names, Recaller
+from tta.retrieval.bank import BANKS, WIDER
+from tta.testing import HashEmbedder
+from tta.types import EVERYONE, Event, Json, Message, Recall, Recalled, Request, Task
+
+Opinions = Mapping[str, NDArray[np.float64]]
+
+EMBED = HashEmbedder(32)
+ANSWERS = ("amber", "coral", "indigo")
+ASKED = (
+    "Where is my parcel?",
+    "The parcel is late",
+    "I lost the password!",
+    "Is there a new password?",
+    "Where is my train ticket?",
+)
+
+
+class Desk:
+    """A memory, and the banks that read it."""
+
+    def __init__(self, where: Path | None = None) -> None:
+        self.memory = Memory.open(where, embedder=EMBED)
+        self.recaller = Recaller(self.memory, EMBED)
+        self.banks = Banks(self.memory, self.recaller, EMBED, Names(EMBED))
+
+    def teach(self, *events: Event) -> None:
+        for event in events:
+            self.memory.record(answered(event.response, **about(event)))
+            self.memory.learn(event)
+
+    def opinions(
+        self, text: str = ASKED[1], user: str = "ada", reads: tuple[str, ...] = ()
+    ) -> Opinions:
+        request = Request(
+            messages=(Message(role="user", content=text),), user=user, task="t", reads=reads
+        )
+        recall = self.recaller.recall(request, Task(name="t"))
+        return self.banks.opinions(request, "t", ANSWERS, {}, recall)
+
+
+def about(event: Event) -> dict[str, str]:
+    body: Mapping[str, Json] = event.body
+    kept = {name: str(body[name]) for name in ("request", "answer", "pattern")}
+    return {"user": event.user, "task": event.task, **kept}
+
+
+def asked(n: int, user: str = "ada", answer: str = "amber", task: str = "t") -> Event:
+    """The answer that the feedback number `n` of a user is about."""
+    text = ASKED[n % len(ASKED)]
+    return answered(f"{user}-{n}", user=user, request=text, answer=answer, task=task)
+
+
+def right(n: int, text: str, user: str = "ada", task: str = "t") -> Event:
+    return correction(asked(n, user, task=task), text, f"{user}-c{n}")
+
+
+def wrong(n: int, user: str = "ada", instead: Mapping[str, float] | None = None) -> Event:
+    event = rating(asked(n, user), -1.0, f"{user}-g{n}")
+    if instead is None:
+        return event
+    return Event(
+        kind=event.kind, user=user, task=event.task, response=event.response, id=event.id,
+        body={**event.body, "instead": instead},
+    )  # fmt: skip
+
+
+HISTORY = (
+    right(0, "coral"),
+    wrong(1, instead={"coral": 0.7, "indigo": 0.3}),
+    right(2, "indigo"),
+    preference(asked(3), "coral", "amber", "ada-p3"),
+    right(5, "indigo"),  # the same request as 0: replaces it
+)
+
+
+def assert_same(one: Opinions, other: Opinions) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], atol=1e-6, err_msg=name)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.memory.close()
+
+
+def test_every_opinion_is_a_distribution_over_the_answers(desk: Desk) -> None:
+    desk.teach(*HISTORY)
+    for opinion in desk.opinions().values():
+        assert opinion.shape == (len(ANSWERS),)
+        assert np.exp(opinion).sum() == pytest.approx(1)
+
+
+def test_without_memory_the_names_are_among_the_experts(desk: Desk) -> None:
+    found = desk.opinions("an indigo thing")
+    assert found["names"].argmax() == ANSWERS.index("indigo")
+    np.testing.assert_allclose(found["kernel.05"], found["names"], atol=1e-6)
+
+
+def test_a_bank_that_follows_step_by_step_is_one_that_starts_late(desk: Desk) -> None:
+    late = Desk()
+    for event in HISTORY:
+        desk.opinions()
+        desk.teach(event)
+    late.teach(*HISTORY)
+    assert_same(desk.opinions(), late.opinions())
+    late.memory.close()
+
+
+def test_what_was_taught_is_heard_by_every_expert_that_learns(desk: Desk) -> None:
+    before = desk.opinions(ASKED[0])
+    for n in range(0, 25, 5):  # always the same request
+        desk.teach(right(n, "indigo"))
+    after = desk.opinions(ASKED[0])
+    place = ANSWERS.index("indigo")
+    for name in set(after) - {"names"}:
+        assert after[name].argmax() == place, name
+        assert after[name][place] > before[name][place], name
+    np.testing.assert_array_equal(after["names"], before["names"])
+
+
+@pytest.mark.parametrize("undone", range(len(HISTORY)))
+def test_after_an_undo_all_opinions_are_as_if_it_had_never_been_said(
+    desk: Desk, undone: int
+) -> None:
+    never = Desk()
+    never.teach(*(e for i, e in enumerate(HISTORY) if i != undone))
+    desk.teach(*HISTORY)
+    with_it = desk.opinions()
+    desk.memory.undo(HISTORY[undone].id, user="ada")
+    assert_same(desk.opinions(), never.opinions())
+    assert any(not np.allclose(with_it[name], desk.opinions()[name]) for name in with_it)
+    never.memory.close()
+
+
+def test_an_undo_in_one_task_leaves_the_banks_of_others(desk: Desk) -> None:
+    desk.teach(*HISTORY, right(4, "coral", task="u"))
+    before = desk.opinions()
+    desk.memory.undo("ada-c4", user="ada")
+    assert_same(desk.opinions(), before)
+
+
+def test_reopening_gives_the_same_opinions(tmp_path: Path) -> None:
+    first = Desk(tmp_path / "m")
+    first.teach(*HISTORY)
+    before = first.opinions()
+    first.memory.close()
+    again = Desk(tmp_path / "m")
+    assert_same(again.opinions(), before)
+    again.memory.close()
+
+
+def test_another_users_lessons_change_no_bit_of_an_opinion(desk: Desk) -> None:
+    desk.teach(*HISTORY[:2])
+    before = desk.opinions()
+    for n in range(8):
+        desk.teach(right(n, "indigo", user="bob"))
+    desk.memory.undo("bob-c3", user="bob")
+    desk.opinions(user="bob")
+    after = desk.opinions()
+    assert before.keys() == after.keys()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+
+
+def test_a_wider_scope_is_heard_only_when_it_may_be_read(desk: Desk) -> None:
+    desk.teach(*(right(n, "indigo", user="team") for n in range(5)))
+    strict = desk.opinions()
+    assert not any("@" in name for name in strict)
+    wide = desk.opinions(reads=("team",))
+    assert set(wide) - set(strict) == {f"{name}@team" for name in WIDER}
+    for name in WIDER:
+        assert wide[f"{name}@team"].argmax() == ANSWERS.index("indigo")
+    for name in strict:
+        np.testing.assert_array_equal(wide[name], strict[name])
+
+
+def test_everyone_is_all_users_together(desk: Desk) -> None:
+    desk.teach(*(right(n, "indigo", user="bob") for n in range(3)))
+    desk.teach(*(right(n, "coral", user="eve") for n in range(3, 6)))
+    one = Desk()
+    for n in range(6):
+        one.teach(right(n, "indigo" if n < 3 else "coral", user="ada" if n != 5 else "carl"))
+    # The same lessons, whoever gave them (5 and 0 are one request: of one user it would replace).
+    found, same = (d.opinions(reads=(EVERYONE,), user="nobody") for d in (desk, one))
+    for name in WIDER:
+        np.testing.assert_allclose(found[f"{name}@*"], same[f"{name}@*"], atol=1e-6)
+    one.memory.close()
+
+
+def test_a_user_who_is_forgotten_leaves_everyones_bank(desk: Desk) -> None:
+    desk.teach(*(right(n, "indigo", user="bob") for n in range(3)))
+    without = desk.opinions(reads=(EVERYONE,))
+    desk.teach(*(right(n, "coral", user="eve") for n in range(5)))
+    with_eve = desk.opinions(reads=(EVERYONE,))
+    assert not np.allclose(with_eve["ridge@*"], without["ridge@*"])
+    desk.memory.forget("eve")
+    assert_same(desk.opinions(reads=(EVERYONE,)), without)
+
+
+def test_who_was_forgotten_and_comes_back_starts_anew(desk: Desk) -> None:
+    never = desk.opinions()
+    desk.teach(*HISTORY)
+    desk.opinions()
+    desk.memory.forget("ada")
+    assert_same(desk.opinions(), never)
+    desk.teach(right(0, "coral"))
+    assert desk.opinions(ASKED[0])["kernel.05"].argmax() == ANSWERS.index("coral")
+
+
+def test_more_tasks_than_fit_are_made_anew_when_asked(desk: Desk) -> None:
+    desk.teach(*HISTORY)
+    before = desk.opinions()
+    request = Request(messages=(Message(role="user", content="x"),), user="ada")
+    for n in range(BANKS + 1):
+        desk.banks.opinions(request, f"task {n}", ANSWERS, {}, Recall())
+    assert_same(desk.opinions(), before)
+
+
+# --------------------------------------------------------------------------------- open answers
+
+
+def heard(*events: Event) -> Recall:
+    """What these events left, as recalled for the same request."""
+    desk = Desk()
+    desk.teach(*events)
+    request = Request(messages=(Message(role="user", content=ASKED[0]),), user="ada", task="t")
+    found = desk.recaller.recall(request, Task(name="t"))
+    desk.memory.close()
+    return found
+
+
+def test_an_open_answer_like_an_accepted_one_is_preferred_and_like_a_refused_one_is_not(
+    desk: Desk,
+) -> None:
+    recall = heard(right(0, "Ask for the tracking number"))
+    texts = ["The tracking number please", "No", "amber"]
+    similar = desk.banks.similar(texts, recall)
+    assert np.exp(similar).sum() == pytest.approx(1)
+    assert similar.argmax() == 0
+    assert similar.argmin() == 2  # it was said, and refused
+    votes = desk.banks.votes([*texts, "Ask for the tracking number"], recall)
+    assert votes.argmax() == 3
+    assert votes.argmin() == 2
+
+
+def test_without_memory_open_answers_are_all_alike(desk: Desk) -> None:
+    for opinion in (
+        desk.banks.similar(["a", "b"], Recall()),
+        desk.banks.votes(["a", "b"], Recall()),
+    ):
+        np.testing.assert_allclose(np.exp(opinion), 0.5)
+
+
+def test_the_weaker_of_two_refusals_counts_less(desk: Desk) -> None:
+    def refusal(answer: str, value: float, n: int) -> Recalled:
+        event = rating(asked(0, answer=answer), value, f"ada-x{n}")
+        return heard(event).rejected[0]
+
+    recall = Recall(rejected=(refusal("yes", -1.0, 1), refusal("no", -0.1, 2)))
+    votes = desk.banks.votes(["yes", "no"], recall)
+    assert votes[1] > votes[0]

@@ -1,0 +1,148 @@
+"""One shelf against brute force: the sketch saves reading, and changes nothing that is found."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tta.memory.shelf import Place, Shelf
+
+DIM = 64
+Vectors = NDArray[np.float32]
+
+
+def clustered(count: int, seed: int = 0, *, clusters: int = 30, noise: float = 0.5) -> Vectors:
+    """Unit vectors around a few directions of a low-dimensional space, as sentences lie."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(clusters, 12)) @ random.normal(size=(12, DIM))
+    drawn = centres[random.integers(clusters, size=count)]
+    drawn = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    drawn = drawn + noise * random.normal(size=drawn.shape) / np.sqrt(DIM)
+    unit: Vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def label(number: int) -> str:
+    return f"label {number % 3}"
+
+
+def filled(held: Vectors, numbers: Sequence[int], *, sketched_from: int, step: int = 100) -> Shelf:
+    """A shelf with the vectors of `numbers`; a vector's number is its name and its rank."""
+    shelf = Shelf(DIM, sketched_from=sketched_from)
+    for start in range(0, len(numbers), step):
+        some = list(numbers[start : start + step])
+        places = [Place("", label(n), n) for n in some]
+        shelf.put([str(n) for n in some], held[some], places)
+    return shelf
+
+
+def best(held: Vectors, numbers: Sequence[int], vector: Vectors, k: int) -> list[int]:
+    """Brute force: by score, then by rank."""
+    scores = {n: float(np.vecdot(held[n], vector)) for n in numbers}
+    return sorted(numbers, key=lambda n: (-scores[n], n))[:k]
+
+
+def names(found: Sequence[tuple[str, float]]) -> list[int]:
+    return [int(name) for name, _ in found]
+
+
+@pytest.mark.parametrize("count", [10, 1500, 5000])
+@pytest.mark.parametrize("sketched_from", [1200, 10**9])
+def test_the_search_is_brute_force_with_a_sketch_and_without(
+    count: int, sketched_from: int
+) -> None:
+    held = clustered(count + 20)
+    shelf = filled(held, range(count), sketched_from=sketched_from)
+    for query in held[count:]:
+        found = shelf.search(query, 64)
+        assert names(found) == best(held, range(count), query, 64)
+        assert [s for _, s in found] == pytest.approx(
+            [float(held[n] @ query) for n in names(found)]
+        )
+
+
+@pytest.mark.parametrize("labels", [["label 1"], ["label 0", "label 2"], ["label 1", "unknown"]])
+def test_the_search_of_some_labels_is_brute_force_too(labels: list[str]) -> None:
+    held = clustered(6000)
+    shelf = filled(held, range(6000), sketched_from=1200)
+    numbers = [n for n in range(6000) if label(n) in labels]
+    for query in clustered(10, seed=1):
+        assert names(shelf.search(query, 64, labels)) == best(held, numbers, query, 64)
+    assert shelf.search(held[0], 64, ["unknown"]) == []
+
+
+def test_the_sketch_is_read_and_leaves_most_rows_alone() -> None:
+    held = clustered(5000)
+    shelf = filled(held, range(5000), sketched_from=1200)
+    left = [len(shelf._candidates(query, 64, None)) for query in clustered(10, seed=1)]
+    assert shelf._sketch is not None
+    assert max(left) < 1250
+
+
+def test_vectors_of_no_structure_are_found_too() -> None:
+    drawn = np.random.default_rng(0).normal(size=(3000, DIM)).astype(np.float32)
+    held: Vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    shelf = filled(held, range(2990), sketched_from=1200)
+    for query in held[2990:]:
+        assert names(shelf.search(query, 64)) == best(held, range(2990), query, 64)
+
+
+def test_what_was_put_and_removed_before_does_not_show() -> None:
+    held = clustered(4000)
+    left = [n for n in range(4000) if n % 4]
+    plain = filled(held, left, sketched_from=1200, step=4000)
+    order = [int(n) for n in np.random.default_rng(0).permutation(4000)]
+    shuffled = filled(held, order, sketched_from=1200, step=37)
+    for n in range(0, 4000, 4):
+        shuffled.remove(str(n))
+    assert (plain._sketch is None) == (shuffled._sketch is None) is False
+    for query in clustered(20, seed=1):
+        assert shuffled.search(query, 64) == plain.search(query, 64)
+        assert names(plain.search(query, 64)) == best(held, left, query, 64)
+
+
+def test_more_equal_ones_than_asked_for_come_in_the_order_of_their_ranks() -> None:
+    held = np.concatenate([np.repeat(clustered(1), 3000, axis=0), clustered(1000, seed=1)])
+    order = [int(n) for n in np.random.default_rng(0).permutation(4000)]
+    shelf = filled(held, order, sketched_from=1200)
+    assert names(shelf.search(held[0], 64)) == list(range(64))
+
+
+def test_a_shelf_that_was_emptied_can_be_filled_again() -> None:
+    held = clustered(3000)
+    shelf = filled(held, range(1500), sketched_from=1200)
+    for n in range(1500):
+        shelf.remove(str(n))
+    assert shelf.search(held[0], 5) == []
+    assert not shelf.matrix[:1500].any()
+    shelf.put(["1"], held[1:2], [Place("", "new", 1)])
+    assert names(shelf.search(held[0], 5)) == [1]
+    assert names(shelf.search(held[0], 5, ["new"])) == [1]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.integers(0, 3)), max_size=60),
+    st.integers(1, 8),
+)
+def test_any_puts_and_removals_leave_what_brute_force_finds(
+    steps: list[tuple[bool, int, int]], k: int
+) -> None:
+    # Few directions, so that scores tie all the time.
+    directions = np.eye(4, 8, dtype=np.float32)
+    shelf, held = Shelf(8, sketched_from=5), dict[int, int]()
+    for keep, number, direction in steps:
+        if keep:
+            held[number] = direction
+            place = Place("", label(number), number)
+            shelf.put([str(number)], directions[direction][None], [place])
+        else:
+            held.pop(number, None)
+            shelf.remove(str(number))
+    query = np.full(8, 0.5, np.float32) * [1, 1, 2, 3, 0, 0, 0, 0]
+    for labels in (None, ["label 1"]):
+        among = [n for n in held if labels is None or label(n) in labels]
+        wanted = sorted(among, key=lambda n: (-float(directions[held[n]] @ query), n))
+        assert names(shelf.search(query, k, labels)) == wanted[:k]
