@@ -337,7 +337,13 @@ class HFModel:
 
 def _candidate(row: engine.Row, text: str) -> Candidate:
     assert row.finish is not None  # the loop ends when every row has one
-    return Candidate(text=text, token_ids=tuple(row.ids), logprob=row.logprob, finish=row.finish)
+    return Candidate(
+        text=text,
+        token_ids=tuple(row.ids),
+        logprob=row.logprob,
+        finish=row.finish,
+        stats=row.stats.summary(),
+    )
 
 
 def _cost(
