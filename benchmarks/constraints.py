@@ -146,6 +146,7 @@ def compile500(against: Against) -> dict[str, float]:
 _FRESH = """
 import resource, sys, time, warnings
 warnings.filterwarnings("ignore")
+import torch
 torch.set_num_threads(1)
 from benchmarks.constraints import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM

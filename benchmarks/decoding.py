@@ -151,16 +151,25 @@ def call16() -> dict[str, float]:
 
 
 def batch8() -> dict[str, float]:
+    """Continuous batching with as many blocks as it needs: left to itself it takes 90 % of the
+    memory and is three times slower here."""
     from transformers import GenerationConfig
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     ids = prompt(1024)
     config = GenerationConfig(
         max_new_tokens=32, do_sample=True, top_k=0, num_return_sequences=8, eos_token_id=-1
     )
+    blocks = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=1100)
     call: Any = model().generate_batch
 
     def base() -> object:
-        return call([list(ids)], generation_config=config, progress_bar=False)
+        return call(
+            [list(ids)],
+            generation_config=config,
+            continuous_batching_config=blocks,
+            progress_bar=False,
+        )
 
     return against(base, lambda: drawn(ids, 8, 32))
 

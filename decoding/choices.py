@@ -194,7 +194,7 @@ def _packed(prefix: Prefix, trie: Trie) -> torch.Tensor:
     from tta.decoding.forest import ancestry
 
     device, prompt = prefix.ids.device, len(prefix)
-    kind = prefix.logits.dtype
+    kind = prefix.model.dtype
     mask = torch.zeros((len(trie), prompt + len(trie)), dtype=kind, device=device)
     mask[:, prompt:].masked_fill_(~ancestry(trie.parents).to(device), torch.finfo(kind).min)
     out = engine.forward(

@@ -6,11 +6,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tta.decoding import HFModel, choices, load
+import tta
+from tta.decoding import HFModel, choices, forest, load
 from tta.decoding.choices import Trie, Way
 from tta.decoding.engine import Prefix
 from tta.errors import InvalidOutput, PromptTooLong
 from tta.types import Message, Prompt
+
+from conftest import build  # isort: skip
 
 ASK = (
     Message(role="system", content="Name the intent."),
@@ -162,3 +165,50 @@ def test_an_answer_that_does_not_fit_behind_the_prompt_is_refused(
     with pytest.raises(PromptTooLong) as caught:
         model.choose(prompt, ["tracking number"])
     assert caught.value.value == 255
+
+
+# ------------------------------------------------------------------------------------- tries
+
+
+def test_what_answers_begin_with_is_held_once() -> None:
+    trie = Trie.of([(1, 2, 3), (1, 2), (1, 4), (5,), ()])
+    assert trie.tokens == (1, 2, 3, 4, 5)
+    assert trie.parents == (-1, 0, 1, 0, -1)
+    assert trie.depths == (0, 1, 2, 1, 0)
+    assert trie.leaves == (2, 1, 3, 4, -1)
+
+
+def test_blocks_hold_whole_branches_and_a_scattered_tree_is_one_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forest, "BLOCK", 2)
+    assert forest.Tree([-1, 0, 0, -1, 3, -1]).blocks == ((0, 3), (3, 5), (5, 6))
+    assert forest.Tree([-1, -1, 0, 1]).blocks == ((0, 4),)
+
+
+@pytest.mark.parametrize("name", ["lfm2", "llama", "gpt2"])
+def test_many_answers_in_many_blocks_and_passes_are_scored_exactly(
+    name: str, chat_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forest, "BLOCK", 8)
+    model = load(build(name), chat_tokenizer)
+    prompt = model.render(ASK)
+    answers = [f"{a} {b} {c}" for a in ("card", "no") for b in ("lost", "x") for c in range(9)]
+    assert model.plan.choices is not Way.ROWS
+    rows, _ = model.using(choices="rows").choose(prompt, answers)
+    whole, _ = model.choose(prompt, answers)
+    np.testing.assert_allclose(whole, rows, atol=2e-5)
+    monkeypatch.setattr(choices, "ENTRIES_PER_PASS", 40 * 384)
+    parts, cost = model.choose(prompt, answers[::-1])
+    np.testing.assert_allclose(parts[::-1], rows, atol=2e-5)
+    assert cost.passes > 1
+
+
+def test_the_bundled_model_scores_its_answers_exactly() -> None:
+    model = load(*tta.bundled())
+    prompt = model.render([Message(role="user", content="Where is my parcel?")])
+    answers = ["card_arrival", "card_lost", "card", "refund_not_showing_up", "yes", "Yes!"]
+    assert model.plan.choices is Way.FOREST
+    scores, _ = model.choose(prompt, answers)
+    expected = [one_at_a_time(model, prompt, answer, model.end_ids) for answer in answers]
+    np.testing.assert_allclose(scores, expected, atol=5e-5)
