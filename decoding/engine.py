@@ -278,7 +278,7 @@ def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FOR
     while True:
         for place in range(logits.shape[1]):
             _advance_all(live, logits[:, place], rules)
-        going = [i for i, row in enumerate(live) if row.finish is None]
+        going = _places([row.finish is None for row in live])
         if not going:
             return passes
         if state is None:
@@ -289,6 +289,13 @@ def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FOR
         ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
         logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
         passes += 1
+
+
+def _places(going: Sequence[bool]) -> list[int]:
+    """Which rows stand where when the others have left: the last fill the gaps, so that few move."""
+    left = sum(going)
+    last = iter([i for i in range(left, len(going)) if going[i]])
+    return [i if going[i] else next(last) for i in range(left)]
 
 
 def _ahead(live: Sequence[Row], rules: Rules) -> int:

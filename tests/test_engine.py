@@ -1,5 +1,6 @@
 """The ways rows and tries are run: what is chosen, and that all of them give the same numbers."""
 
+import copy
 import threading
 from typing import Any
 
@@ -215,6 +216,46 @@ def test_a_window_shorter_than_prompt_and_answer_is_not_packed(
         scores, _ = model.choose(prompt, ["card lost", "card"])
         plain, _ = model.using(choices="rows").choose(prompt, ["card lost", "card"])
         np.testing.assert_allclose(scores, plain, atol=1e-5)
+
+
+def test_rows_that_leave_are_replaced_by_the_last() -> None:
+    assert engine._places([True, False, True, False, True]) == [0, 4, 2]
+    assert engine._places([True, True]) == [0, 1]
+    assert engine._places([False, False, True]) == [2]
+    assert engine._places([False]) == []
+
+
+@pytest.mark.parametrize(
+    "moves", [[[0, 4, 2]], [[4, 1]], [[2, 0, 1]], [[3, 3, 3, 0, 1, 2]], [[0, 1, 2], [2, 1], [1]]]
+)
+def test_rows_that_grow_in_place_move_as_copied_ones_do(moves: list[list[int]]) -> None:
+    model = build("llama")
+    prefix = Prefix(model, [5, 9, 3])
+    assert prefix.cache is not None
+    plain = copy.deepcopy(prefix.cache)
+    plain.reorder_cache(torch.zeros(5, dtype=torch.long))  # type: ignore[arg-type]
+    rows = [prefix.fork(5), engine.Rows(model, prefix.ids, plain)]
+    tokens = torch.arange(10, 15)[:, None]
+    for state in rows:
+        state.forward(tokens)
+    for index in moves:
+        for state in rows:
+            state.keep(index)
+        tokens = torch.arange(20, 20 + len(index))[:, None]
+        grown, copied = (state.forward(tokens) for state in rows)
+        torch.testing.assert_close(grown, copied, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_outgrow_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SPARE", 1)
+    model = build("llama")
+    prefix = Prefix(model, [5, 9, 3])
+    room, none = prefix.fork(2), prefix.fork(2, Fork.RECOMPUTED)
+    for token in range(4, 16):
+        tokens = torch.tensor([[token], [token + 20]])
+        torch.testing.assert_close(
+            room.forward(tokens)[:, -1], none.forward(tokens)[:, -1], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_rows_that_are_rejected_leave_and_say_so(tiny_llama: PreTrainedModel) -> None:
