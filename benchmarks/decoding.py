@@ -28,7 +28,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import constraints
-from tta.decoding import attention, choices, engine, sample, stop
+from tta.decoding import choices, engine, layers, sample, stop
 from tta.decoding.cache import PrefixCache, prefill
 from tta.decoding.engine import Fork, Prefix, Row, Rules
 from tta.decoding.plan import plan
@@ -184,7 +184,7 @@ def kv8() -> dict[str, float]:
         for _ in range(32):
             rows.forward(torch.full((8, 1), 7))
         assert rows.cache is not None
-        held[how] = attention.size(rows.cache)
+        held[how] = layers.size(rows.cache)
     return {
         "ratio": held[Fork.FORKED] / held[Fork.SHARED],
         "baseline_mb": held[Fork.FORKED] / 1e6,

@@ -9,140 +9,16 @@ and the caller falls back to a copied cache.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
+from tta.decoding.layers import Layer, keeps_all, light_copy
 from tta.errors import UnsupportedModel
-
-Layer = Any
-"""A cache layer of transformers: they have no common base class."""
-
-
-# --------------------------------------------------------------------------- copying layers
-
-
-def light_copy(layer: Layer) -> Layer:
-    """A layer that can be continued without touching the original.
-
-    Key-value layers replace their tensors, so sharing them is safe; all others write in place.
-    """
-    if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
-        return copy.copy(layer)
-    return copy.deepcopy(layer)
-
-
-def keeps_all(layer: Layer) -> bool:
-    """Keys and values of every token, in two plain tensors."""
-    return type(layer) is DynamicLayer and layer.keys is not None
-
-
-def continued(cache: Cache) -> Cache:
-    """One row that continues the one row of `cache`."""
-    return Cache(layers=[light_copy(layer) for layer in cache.layers])
-
-
-def forked(cache: Cache, n: int) -> Cache:
-    """`n` rows that continue the one row of `cache`, each with its own copy of everything."""
-    layers: list[Layer] = []
-    layer: Layer
-    for layer in cache.layers:
-        grows = keeps_all(layer)
-        layers.append(GrowingLayer(layer.keys, layer.values) if grows else light_copy(layer))
-    twin = Cache(layers=layers)
-    # The one operation that every layer type has, short convolutions included.
-    twin.reorder_cache(torch.zeros(n, dtype=torch.long))  # type: ignore[arg-type]
-    return twin
-
-
-def shared(cache: Cache, n: int) -> Cache:
-    """`n` rows that continue the one row of `cache`: keys and values of full attention are kept
-    once, windows and convolution or recurrent states are copied."""
-    index = torch.zeros(n, dtype=torch.long)
-    layers: list[Layer] = []
-    layer: Layer
-    for layer in cache.layers:
-        if keeps_all(layer):
-            layers.append(SharedLayer(layer.keys, layer.values))
-            continue
-        twin = light_copy(layer)
-        twin.reorder_cache(index)
-        layers.append(twin)
-    return Cache(layers=layers)
-
-
-class GrowingLayer(DynamicLayer):
-    """Keys and values (N, H, T, D) with room for more behind them: a step writes its own tokens,
-    where a plain layer copies all that came before."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(keys, values)
-        self._room = _roomy(keys, SPARE), _roomy(values, SPARE)
-        self._show(keys.shape[-2])
-
-    def _show(self, tokens: int) -> None:
-        self.keys, self.values = (room[:, :, :tokens] for room in self._room)
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self.keys is not None and self.values is not None
-        have, more = self.keys.shape[-2], key_states.shape[-2]
-        if have + more > self._room[0].shape[-2]:
-            spare = more + SPARE + have // 4
-            self._room = _roomy(self.keys, spare), _roomy(self.values, spare)
-        for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, have : have + more] = states
-        self._show(have + more)
-        return self.keys, self.values
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Where rows at the end take the places of those that leave, only they are copied."""
-        tokens, index = self.get_seq_length(), beam_idx.tolist()
-        moved = [i for i, source in enumerate(index) if source != i]
-        if all(index[i] >= len(index) for i in moved):
-            for room in self._room:
-                for i in moved:
-                    room[i, :, :tokens] = room[index[i], :, :tokens]
-            self._room = (self._room[0][: len(index)], self._room[1][: len(index)])
-        else:
-            rows = beam_idx.to(self._room[0].device)
-            self._room = (self._room[0].index_select(0, rows), self._room[1].index_select(0, rows))
-        self._show(tokens)
-
-
-SPARE = 64
-"""Tokens of room, and a quarter of what there is when that is used up."""
-
-
-def _roomy(states: torch.Tensor, spare: int) -> torch.Tensor:
-    n, heads, tokens, width = states.shape
-    room = states.new_empty((n, heads, tokens + spare, width))
-    room[:, :, :tokens] = states
-    return room
-
-
-def size(cache: Cache) -> int:
-    """Bytes of all keys, values and states, those kept once counted once."""
-    return sum(layer_bytes(layer) for layer in cache.layers)
-
-
-def layer_bytes(layer: Layer) -> int:
-    """What one layer holds."""
-    held = [getattr(layer, name, None) for name in ("keys", "values", "_keys", "_values")]
-    for name in ("conv_states", "recurrent_states"):
-        held += getattr(layer, name, {}).values()
-    return sum(t.numel() * t.element_size() for t in held if t is not None)
-
-
-# ------------------------------------------------------------------------------- operator
-
 
 _GET = torch.Tensor.__getitem__
 _ALL = slice(None)
@@ -279,6 +155,22 @@ class SharedLayer(PrefixedLayer):
         mixed = flat.reshape(groups, n, -1, flat.shape[-1]).transpose(0, 1).float() + own
         out: torch.Tensor = mixed / total.transpose(0, 1)
         return out.to(query.dtype).reshape(n, heads, steps, -1)
+
+
+def shared(cache: Cache, n: int) -> Cache:
+    """`n` rows that continue the one row of `cache`: keys and values of full attention are kept
+    once, windows and convolution or recurrent states are copied."""
+    index = torch.zeros(n, dtype=torch.long)
+    layers: list[Layer] = []
+    layer: Layer
+    for layer in cache.layers:
+        if keeps_all(layer):
+            layers.append(SharedLayer(layer.keys, layer.values))
+            continue
+        twin = light_copy(layer)
+        twin.reorder_cache(index)
+        layers.append(twin)
+    return Cache(layers=layers)
 
 
 class GroupedLayer(PrefixedLayer):

@@ -167,7 +167,7 @@ def _state(model: PreTrainedModel) -> object:
 
 def _compacted(prefixes: Sequence[Prefix]) -> int:
     """Let shorter beginnings use the longest one's keys and values; bytes of all together."""
-    from tta.decoding.attention import layer_bytes
+    from tta.decoding.layers import layer_bytes
 
     longest = prefixes[-1].cache
     if longest is None:
@@ -182,7 +182,7 @@ def _compacted(prefixes: Sequence[Prefix]) -> int:
 
 def _viewed(layer: Any, whole: Any) -> bool:  # noqa: ANN401 - layers have no common base
     """Let a layer use the storage of one that holds the same and more, where it has such."""
-    from tta.decoding.attention import keeps_all
+    from tta.decoding.layers import keeps_all
 
     if not keeps_all(layer):
         return False

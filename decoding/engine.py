@@ -95,18 +95,18 @@ class Prefix:
     def continued(self, *, grouped: bool = False) -> Cache:
         """A cache of one row that may be continued while this one stays as it is; if `grouped`,
         by one pass."""
-        from tta.decoding import attention
+        from tta.decoding import attention, layers
 
         assert self.cache is not None
-        return (attention.grouped if grouped else attention.continued)(self.cache)
+        return (attention.grouped if grouped else layers.continued)(self.cache)
 
     def fork(self, n: int, how: Fork = Fork.FORKED) -> Rows:
         """`n` rows that continue this prefix."""
         cache = None
         if self.cache is not None and how is not Fork.RECOMPUTED:
-            from tta.decoding import attention
+            from tta.decoding import attention, layers
 
-            make = attention.shared if how is Fork.SHARED else attention.forked
+            make = attention.shared if how is Fork.SHARED else layers.forked
             cache = make(self.cache, n)
         return Rows(self.model, self.ids.expand(n, -1), cache)
 
@@ -292,7 +292,7 @@ def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FOR
 
 
 def _places(going: Sequence[bool]) -> list[int]:
-    """Which rows stand where when the others have left: the last fill the gaps, so that few move."""
+    """Which rows stand where once the others have left: the last fill the gaps, so few move."""
     left = sum(going)
     last = iter([i for i in range(left, len(going)) if going[i]])
     return [i if going[i] else next(last) for i in range(left)]

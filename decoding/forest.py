@@ -17,7 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import Cache
 from transformers.cache_utils import LinearAttentionLayer
 
-from tta.decoding.attention import Keys, Layer, PrefixedLayer, keeps_all, not_shared
+from tta.decoding.attention import Keys, PrefixedLayer, not_shared
+from tta.decoding.layers import Layer, keeps_all
 
 
 class Tree:

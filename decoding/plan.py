@@ -80,7 +80,7 @@ def plan(model: PreTrainedModel) -> Plan:
 def pays(prefix: engine.Prefix, n: int) -> bool:
     """Whether `n` rows draw faster when they share the prompt's keys: when copies would be large
     beside the weights, which each step reads anyway (measured)."""
-    from tta.decoding.attention import size
+    from tta.decoding.layers import size
 
     if n < 2 or prefix.cache is None:
         return False
@@ -173,7 +173,7 @@ def _scores(prefix: engine.Prefix, way: Way) -> str:
 
 
 def _sharable(cache: Cache) -> bool:
-    from tta.decoding.attention import keeps_all
+    from tta.decoding.layers import keeps_all
 
     return any(keeps_all(layer) for layer in cache.layers)
 
@@ -200,7 +200,7 @@ def _short_convolutions(cache: Cache) -> bool:
     """Nothing but full attention and convolutions without a recurrent state, one a layer."""
     from transformers.cache_utils import LinearAttentionLayer
 
-    from tta.decoding.attention import keeps_all
+    from tta.decoding.layers import keeps_all
 
     def convolution(layer: Any) -> bool:  # noqa: ANN401 - layers have no common base
         return (

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tta.decoding import attention, engine, load
+from tta.decoding import attention, engine, layers, load
 from tta.decoding.choices import Way
 from tta.decoding.engine import Fork, Prefix
 from tta.decoding.plan import pays, plan
@@ -125,8 +125,8 @@ def test_the_prompt_is_kept_once_for_all_rows() -> None:
         for _ in range(10):
             rows.forward(torch.full((8, 1), 7))
         assert rows.cache is not None
-        sizes[how] = attention.size(rows.cache)
-    one = attention.size(prefix.cache) // 200
+        sizes[how] = layers.size(rows.cache)
+    one = layers.size(prefix.cache) // 200
     assert sizes == {Fork.SHARED: one * (200 + 80), Fork.FORKED: one * 8 * 210}
 
 
@@ -247,7 +247,7 @@ def test_rows_that_grow_in_place_move_as_copied_ones_do(moves: list[list[int]]) 
 
 
 def test_rows_outgrow_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "SPARE", 1)
+    monkeypatch.setattr(layers, "SPARE", 1)
     model = build("llama")
     prefix = Prefix(model, [5, 9, 3])
     room, none = prefix.fork(2), prefix.fork(2, Fork.RECOMPUTED)
