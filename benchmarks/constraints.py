@@ -100,7 +100,7 @@ def json16(made: LlamaForCausalLM, against: Against) -> dict[str, float]:
         rules = Rules(ends=tuple(ends), limit=24, sampling=CUT, vocabulary=len(words))
         engine.draw(Prefix(model, ids), rows, rules, Fork.SHARED)
 
-    wrapped = outlines.from_transformers(model, words)
+    wrapped: Any = outlines.from_transformers(model, words)  # type: ignore[arg-type]
     generator: Any = outlines.Generator(
         wrapped, JsonSchema(json.dumps(SCHEMA)), backend="llguidance"
     )
@@ -115,7 +115,7 @@ def json16(made: LlamaForCausalLM, against: Against) -> dict[str, float]:
 
 def compile500(against: Against) -> dict[str, float]:
     """From 500 choices to the first mask; both have the tokenizer ready."""
-    from outlines_core import Guide, Index, Vocabulary
+    from outlines_core import Guide, Index, Vocabulary  # type: ignore[import-untyped]
 
     words = tokenizer()
     numbers = random.Random(1)
@@ -124,7 +124,7 @@ def compile500(against: Against) -> dict[str, float]:
     for token, i in words.get_vocab().items():
         known.setdefault(words.convert_tokens_to_string([token]), []).append(i)
     known.pop(str(words.eos_token))
-    vocabulary = Vocabulary(int(words.eos_token_id), known)  # type: ignore[arg-type]
+    vocabulary = Vocabulary(int(words.eos_token_id), known)
     ends = [int(words.eos_token_id)]
     table = token_table(words, width=len(words), ends=ends)
 

@@ -15,7 +15,6 @@ import copy
 import json
 import random
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -53,7 +52,7 @@ SETTINGS = Settings()
 
 
 @cache
-def model(vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
+def model(vocabulary: int = VOCABULARY) -> Any:  # noqa: ANN401 - as users hold it
     torch.manual_seed(0)
     width = SETTINGS.width
     config = LlamaConfig(
@@ -69,10 +68,10 @@ def model(vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
         pad_token_id=0,
         tie_word_embeddings=vocabulary != VOCABULARY,
     )
-    made = LlamaForCausalLM(config).eval()
+    made: Any = LlamaForCausalLM(config).eval()
     made.generation_config.eos_token_id = None
     if SETTINGS.device != "cpu":
-        made = made.to(device=SETTINGS.device, dtype=torch.bfloat16)
+        made.to(device=SETTINGS.device, dtype=torch.bfloat16)
     return made
 
 
@@ -218,7 +217,7 @@ def reuse() -> dict[str, float]:
 
 
 def sampler() -> dict[str, float]:
-    from transformers.generation import (
+    from transformers.generation.logits_process import (
         LogitsProcessorList,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
@@ -227,7 +226,7 @@ def sampler() -> dict[str, float]:
 
     logits = torch.randn(16, 151_936, device=SETTINGS.device) * 3
     ids = torch.zeros(16, 4, dtype=torch.long, device=SETTINGS.device)
-    chain = LogitsProcessorList(
+    chain: Any = LogitsProcessorList(
         [TemperatureLogitsWarper(0.7), TopKLogitsWarper(50), TopPLogitsWarper(0.9)]
     )
     u = [float(x) for x in sample.uniforms(0, 0, 16)]
@@ -409,4 +408,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

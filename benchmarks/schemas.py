@@ -106,9 +106,9 @@ class Judge:
                 kind = "over" if example["valid"] else "under"
                 return f"{kind}-restrictive", text[:200]
         for seed, row in enumerate(starts):
-            text = self.walk(row, seed)
-            if text is not None and not _valid(text, case["schema"]):
-                return "under-restrictive", f"drawn: {text[:200]}"
+            found = self.walk(row, seed)
+            if found is not None and not _valid(found, case["schema"]):
+                return "under-restrictive", f"drawn: {found[:200]}"
         return "passed", ""
 
 

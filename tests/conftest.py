@@ -119,7 +119,7 @@ def _mamba() -> PreTrainedModel:
 
 
 def _qwen3_next() -> PreTrainedModel:
-    linear = {f"linear_{part}": 2 for part in ("num_key_heads", "num_value_heads")}
+    linear: dict[str, Any] = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
     config = Qwen3NextConfig(
         **_SMALL, **linear, head_dim=8, linear_key_head_dim=8, linear_value_head_dim=8,
         layer_types=["linear_attention", "full_attention"], mlp_only_layers=[0, 1],

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from transformers.generation import (
+from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
