@@ -34,7 +34,7 @@ follow a change. Chosen on two orders of BANKING77 and TREC, as were the lists a
 FLOOR = 1e-4
 """No expert may rule an answer out: it gives this much of its opinion to all answers alike."""
 FROZEN = "frozen"
-AHEAD = {"recalled": 6.0}
+AHEAD = {"recalled": 4.0}
 """How much more than the others an expert is trusted before there is any feedback: the model as it
 was told to be shown things."""
 
@@ -100,7 +100,7 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
     if mute:
         cells[names.index(FROZEN), _PLAIN] += mute
     cells /= cells.sum()
-    read = sharpened(np.array([normalise(opinions[name]) for name in names]))
+    read = sharpened(table(opinions))
     totals = cells.sum(1)
     parts = np.einsum("es,esk->ek", cells, read) / totals[:, None]
     return Blend(
@@ -109,6 +109,17 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
         parts=dict(zip(names, parts, strict=True)),
         mute=mute,
     )
+
+
+def table(opinions: Mapping[str, FloatArray]) -> FloatArray:
+    """The opinions as rows of log-probabilities, each normalised: shape (experts, K)."""
+    rows = np.array(list(opinions.values()), dtype=np.float64)
+    top = rows.max(1, keepdims=True)
+    if not np.isfinite(top).all():
+        for opinion in opinions.values():  # says which, and why
+            normalise(opinion)
+    rows -= top
+    return np.asarray(rows - np.log(np.exp(rows).sum(1, keepdims=True)))
 
 
 def alone(name: str, opinion: FloatArray) -> Blend:

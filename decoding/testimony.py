@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tta.decoding.mixture import FLOOR, Blend, normalise, sharpened
+from tta.decoding.mixture import FLOOR, Blend, sharpened, table
 from tta.types import EventKind, Json
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def opinions_json(
     passes (which experts took a model pass), mixture and experts (of the answers listed; what is
     left of 1 is spread evenly over the others).
     """
-    names = list(opinions)
-    table = np.array([normalise(opinions[name]) for name in names])
-    listed = _likeliest(mixed.scores, table)
+    rows = table(opinions)
+    listed = _likeliest(mixed.scores, rows)
     with np.errstate(divide="ignore"):
         mixture = np.log(mixed.scores)[listed]
     return {
@@ -52,7 +51,9 @@ def opinions_json(
         "frozen": frozen,
         "passes": list(passes),
         "mixture": _centinats(mixture),
-        "experts": {name: _centinats(row[listed]) for name, row in zip(names, table, strict=True)},
+        "experts": {
+            name: _centinats(row) for name, row in zip(opinions, rows[:, listed], strict=True)
+        },
     }
 
 
@@ -60,8 +61,9 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     """What feedback says: fields to add to its event's body; empty if it says nothing.
 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
-    nothing of them), outcomes (how many there could have been), right (how right the answer was, 0 to 1), frozen (how right the
-    frozen model's was; None if it is not known). `instead`: see `Record.instead`.
+    nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
+    to 1), frozen (how right the frozen model's was; None if it is not known). `instead`: see
+    `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -107,10 +109,16 @@ class _Told:
         listed = self.kept["mixture"].split()
         return float(np.exp(int(listed[self.place(text)]) / _CENTINATS))
 
+    def if_wrong(self, text: str) -> float:
+        """The mixture's probability of another answer, given that the one given was wrong."""
+        others = [t for t in self.kept["answers"] if t != self.answer]
+        # Never less than what is listed: 1 - p is no number to divide by where p was rounded to 1.
+        left = max(1 - self.probability(self.answer), sum(map(self.probability, others)))
+        return self.probability(text) / left if left > 0 else 0.0
+
     def instead(self) -> dict[str, Json]:
-        left = max(1e-6, 1 - self.probability(self.answer))
         others = [text for text in self.kept["answers"] if text != self.answer]
-        return {t: round(self.probability(t) / left, 4) for t in others[:INSTEAD]}
+        return {text: round(self.if_wrong(text), 4) for text in others[:INSTEAD]}
 
     def _read(self) -> FloatArray:
         rows = [row.split() for row in self.kept["experts"].values()]
@@ -141,8 +149,7 @@ def _rated(told: _Told, value: float) -> dict[str, object] | None:
     frozen = told.kept["frozen"]
     was = None
     if frozen is not None:
-        odds = told.probability(frozen) / max(1e-6, 1 - told.probability(told.answer))
-        was = right if frozen == told.answer else (1 - right) * min(1.0, odds)
+        was = right if frozen == told.answer else (1 - right) * told.if_wrong(frozen)
     return _heard(told, right * p + (1 - right) * (1 - p), 2, right, was)
 
 
@@ -183,9 +190,9 @@ def _heard(
     }
 
 
-def _likeliest(scores: FloatArray, table: FloatArray) -> list[int]:
+def _likeliest(scores: FloatArray, rows: FloatArray) -> list[int]:
     order = np.argsort(-scores, kind="stable")[:KEPT].tolist()
-    favourites = table.argmax(1).tolist()
+    favourites = rows.argmax(1).tolist()
     return list(dict.fromkeys([*order, *favourites]))
 
 

@@ -23,6 +23,9 @@ MARGINS = 100
 
 FEW = 10
 """Answers before "close" means anything."""
+_ALIKE = 1e-6
+_GOLDEN = 0.6180339887498949
+"""Its multiples are spread evenly between whole numbers (Weyl, 1916)."""
 
 
 @dataclass(slots=True)
@@ -89,11 +92,14 @@ class Trust:
 
     def is_close(self, task: str, margin: float, share: float) -> bool:
         """Whether `margin` is among the smallest `share` of the last ones; True while few are
-        known."""
-        known = sorted(self.seen.get(task, Seen()).margins)
-        if len(known) < FEW:
+        known. Of equals (all answers without a rival are) an even share is."""
+        seen = self.seen.get(task, Seen())
+        if len(seen.margins) < FEW:
             return share > 0
-        return share >= 1 or margin < known[int(share * len(known))]
+        closer = sum(other < margin - _ALIKE for other in seen.margins)
+        alike = sum(abs(other - margin) <= _ALIKE for other in seen.margins)
+        chance = (share * len(seen.margins) - closer) / max(1, alike)
+        return seen.answers * _GOLDEN % 1 < chance
 
     def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
         self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard)

@@ -45,6 +45,9 @@ class Bank:
     def __init__(self, dim: int) -> None:
         self.readers: dict[str, Reader] = readers(dim)
         self._rows: dict[str, int] = {}
+        # What was corrected is refused for that very request alone: told that the right answer is
+        # another, votes against the wrong one lost half a point on BANKING77, and more with noise.
+        self._corrected: set[str] = set()
         self._read: dict[str, tuple[Sequence[tuple[int, Record]], int]] = {}
 
     def row(self, answer: str) -> int:
@@ -64,8 +67,10 @@ class Bank:
             news = ledger[start:]
             records = [record for _, record in news]
             vectors = memory.vectors(records).astype(np.float64)
+            self._corrected.update(r.source for r in records if r.kind is RecordKind.CASE)
             for (sign, record), vector in zip(news, vectors, strict=True):
-                self._learn(self._lesson(record, vector), sign)
+                if record.kind is RecordKind.CASE or record.source not in self._corrected:
+                    self._learn(self._lesson(record, vector), sign)
             self._read[user] = (ledger, len(ledger))
 
     def _learn(self, lesson: Lesson, sign: int) -> None:
@@ -141,7 +146,7 @@ class Banks:
     def votes(self, texts: Sequence[str], recall: Recall) -> FloatArray:
         """See the `Readers` protocol."""
         prior = normalised(np.zeros(len(texts)))
-        return Kernel(0.05, 3e-2).votes(voters(texts, recall), prior)
+        return Kernel(0.05, 1e-2).votes(voters(texts, recall), prior)
 
     def _bank(self, scope: str, task: str) -> Bank:
         users = self._memory.users() if scope == EVERYONE else [scope]
@@ -157,7 +162,8 @@ class Banks:
 
 
 def voters(answers: Sequence[str], recall: Recall) -> Voters:
-    """The recalled cases and refusals whose answer is among `answers`."""
+    """The recalled cases, and refusals that came without a correction, whose answer is among
+    `answers`."""
     place = {answer: i for i, answer in enumerate(answers)}
     heard = list(_votes(place, recall))
     return Voters(
@@ -168,7 +174,9 @@ def voters(answers: Sequence[str], recall: Recall) -> Voters:
 
 
 def _votes(place: Mapping[str, int], recall: Recall) -> Iterator[tuple[int, float, float]]:
-    for sign, found in ((1.0, recall.cases), (-1.0, recall.rejected)):
+    corrected = {case.record.source for case in recall.cases}
+    refused = [r for r in recall.rejected if r.record.source not in corrected]
+    for sign, found in ((1.0, recall.cases), (-1.0, refused)):
         for voter in found:
             i = place.get(voter.record.answer)
             if i is not None:

@@ -152,7 +152,7 @@ class Centroid:
     """Nearest class mean, each shrunk towards its answer's name (Rocchio, 1971)."""
 
     def __init__(self, dim: int, *, shrink: float = 2.0, temperature: float = 20.0) -> None:
-        self._sums = np.zeros((0, dim))
+        self._sums: FloatArray = np.zeros((0, dim))
         self._shrink, self._temperature = shrink, temperature
 
     def opinion(self, question: Question) -> FloatArray:
@@ -177,7 +177,7 @@ class Ridge:
         self, dim: int, *, penalty: float = 1.0, temperature: float = 8.0, names: float = 0.3
     ) -> None:
         self._inverse = np.eye(dim) / penalty
-        self._answers = np.zeros((0, dim))
+        self._answers: FloatArray = np.zeros((0, dim))
         self._temperature, self._names = temperature, names
 
     def opinion(self, question: Question) -> FloatArray:
@@ -202,11 +202,13 @@ class Discriminant:
     """Linear discriminant analysis (Fisher, 1936): Gaussian classes with one covariance, their
     means shrunk to the names. The inverse scatter follows by Sherman and Morrison (1950)."""
 
-    def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 5.0) -> None:
-        self._sums, self._counts = np.zeros((0, dim)), np.zeros(0)
+    def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 2.0) -> None:
+        self._sums: FloatArray = np.zeros((0, dim))
+        self._counts: FloatArray = np.zeros(0)
         self._inverse = np.eye(dim) / penalty
         # Of each class those that the scatter holds: each lesson where it most likely belongs.
-        self._own, self._owned = np.zeros((0, dim)), np.zeros(0)
+        self._own: FloatArray = np.zeros((0, dim))
+        self._owned: FloatArray = np.zeros(0)
         self._seen, self._shrink = 0.0, shrink
 
     def opinion(self, question: Question) -> FloatArray:
@@ -231,15 +233,20 @@ class Discriminant:
         self._scatter(lesson.vector, row, sign * lesson.weight * lesson.target[row])
 
     def _scatter(self, vector: FloatArray, row: int, weight: float) -> None:
-        """Welford's (1962) update of the scatter around the class mean, one observation at the
-        origin included: whatever the order, it is the scatter of what was learned."""
-        before, total = 1 + self._owned[row], 1 + self._owned[row] + weight
-        off = vector - self._own[row] / before
-        part = weight * before / total
-        along = self._inverse @ off
-        self._inverse -= np.outer(along, part / (1 + part * (off @ along)) * along)
+        """Welford's (1962) update of the scatter around the class mean: whatever the order, it is
+        the scatter of what was learned."""
+        before, total = self._owned[row], self._owned[row] + weight
+        if before > _NONE and total > _NONE:  # the first of a class is its mean
+            off = vector - self._own[row] / before
+            part = weight * before / total
+            along = self._inverse @ off
+            self._inverse -= np.outer(along, part / (1 + part * (off @ along)) * along)
         self._own[row] += weight * vector
         self._owned[row] += weight
+
+
+_NONE = 1e-9
+"""What is left of a class's weight when all of it was taken back."""
 
 
 class Words:
@@ -248,7 +255,7 @@ class Words:
 
     def __init__(self, *, pseudo: float = 1.2) -> None:
         self._counts: dict[str, dict[int, float]] = {}
-        self._answers = np.zeros(0)
+        self._answers: FloatArray = np.zeros(0)
         self._pseudo = pseudo
 
     def opinion(self, question: Question) -> FloatArray:

@@ -1,13 +1,38 @@
-"""Events and a look at a memory's insides, for the tests of `tta.memory`."""
+"""Events and a look at a memory's insides, for the tests of `tta.memory`.
+
+Answers carry the opinions of experts and feedback what it says of them, made by the very code that
+makes them in a step, so that weights are a part of every state that is compared.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from tta.decoding import Mixture
+from tta.decoding.mixture import blend
+from tta.decoding.testimony import opinions_json, testify
 from tta.memory import Memory
 from tta.memory.fold import State, fold
 from tta.memory.index import ChromaIndex, MemoryIndex
-from tta.types import Event, EventKind, Json, RecordKind
+from tta.types import Event, EventKind, Json, RecordKind, Weights
+
+WEIGHER = Mixture()
+ANSWERS = ("yes", "no", "maybe", "ja")
+
+
+def opinions(answer: str, experts: tuple[str, ...] = ("frozen", "kernel")) -> dict[str, Json]:
+    """What two or more experts may have thought: the frozen one "no", the others `answer`."""
+    texts = tuple(dict.fromkeys([*ANSWERS, answer]))
+    favourites = ["no", *([answer] * len(experts))]
+    said = {
+        expert: np.array([0.0 if t == favourite else -1.5 - i / 4 for i, t in enumerate(texts)])
+        for expert, favourite in zip(experts, favourites, strict=False)
+    }
+    mixed = blend(said, Weights())
+    return opinions_json(texts, said, mixed, closed=True, frozen="no", passes=["frozen"])
 
 
 def answered(
@@ -18,8 +43,12 @@ def answered(
     request: str = "Where is my parcel?",
     answer: str = "No idea.",
     pattern: str = "where is my ...",
+    experts: tuple[str, ...] = (),
+    margin: float | None = None,
 ) -> Event:
-    body = {"request": request, "pattern": pattern, "answer": answer}
+    body: dict[str, Json] = {"request": request, "pattern": pattern, "answer": answer}
+    if experts:
+        body |= {"opinions": opinions(answer, experts), "margin": margin}
     return Event(
         kind=EventKind.ANSWERED, user=user, task=task, response=response, id=response, body=body
     )
@@ -27,13 +56,12 @@ def answered(
 
 def feedback(kind: EventKind, about: Event, id: str, **said: Json) -> Event:
     about_body = {key: about.body[key] for key in ("request", "pattern", "answer")}
+    body: dict[str, Json] = {**about_body, **said}
+    kept = about.body.get("opinions")
+    if isinstance(kept, Mapping):
+        body |= testify(kept, kind, body)
     return Event(
-        kind=kind,
-        user=about.user,
-        task=about.task,
-        response=about.response,
-        id=id,
-        body={**about_body, **said},
+        kind=kind, user=about.user, task=about.task, response=about.response, id=id, body=body
     )
 
 
@@ -72,7 +100,7 @@ def ordered(state: State) -> dict[str, list[str]]:
 
 def assert_consistent(memory: Memory) -> None:
     """The live state is the fold of the journal, and the index holds what is live."""
-    again = fold(memory.events())
+    again = fold(memory.events(), memory._weigher)
     assert memory.state == again
     assert ordered(memory.state) == ordered(again)
     index = memory._follower.index

@@ -1,7 +1,11 @@
 """What feedback adds up to: which record is made, which replaces which, and exact undo."""
 
+import math
+from dataclasses import replace
+
 import pytest
 from memories import (
+    WEIGHER,
     answered,
     correction,
     edit,
@@ -14,7 +18,7 @@ from memories import (
 )
 
 from tta.memory.fold import State, apply, fold
-from tta.types import Event, EventKind, Record, RecordKind
+from tta.types import Event, EventKind, Json, Record, RecordKind
 
 ASKED = answered("r1", answer="No idea.")
 
@@ -255,3 +259,106 @@ def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
     state = State()
     assert all(apply(state, event).reason for event in events)
     assert state == State()
+
+
+# ------------------------------------------------------------------------------- weights of experts
+
+WEIGHED = answered("r1", answer="yes", experts=("frozen", "kernel"), margin=0.2)
+SAID: dict[str, list[Event]] = {
+    "right": [rating(WEIGHED, 1.0)],
+    "wrong": [rating(WEIGHED, -1.0)],
+    "a reward": [rating(WEIGHED, 0.3)],
+    "a correction": [correction(WEIGHED, "no")],
+    "an edit": [edit(WEIGHED, "no")],
+    "a preference": [preference(WEIGHED, "no", "yes")],
+    "two of them": [rating(WEIGHED, -1.0), correction(WEIGHED, "maybe")],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_feedback_moves_the_weights_of_its_task_and_of_all_tasks(name: str) -> None:
+    trust = fold([WEIGHED, *SAID[name]], WEIGHER).users["ada"].trust
+    assert trust.weights["t"].feedback == trust.weights[""].feedback == len(SAID[name])
+    assert trust.weights["t"].cells.keys() == {"frozen", "kernel"}
+    assert "t" in trust.tallies
+    assert trust.standing("u", WEIGHER).weights == WEIGHER.begin(trust.weights[""])
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_weights_after_an_undo_are_as_if_nothing_had_been_said(name: str) -> None:
+    other = [rating(WEIGHED, 1.0, "before"), rating(WEIGHED, -1.0, "after")]
+    never = fold([WEIGHED, *other], WEIGHER).users["ada"].trust
+    events = [WEIGHED, other[0], *SAID[name], other[1], *(undone(e.id) for e in SAID[name])]
+    trust = fold(events, WEIGHER).users["ada"].trust
+    assert trust == never
+
+
+def test_undoing_all_leaves_no_experience() -> None:
+    events = [WEIGHED, rating(WEIGHED, 1.0), undone("g1")]
+    trust = fold(events, WEIGHER).users["ada"].trust
+    assert (trust.weights, trust.tallies, trust.heard) == ({}, {}, {})
+    assert not trust.standing("t", WEIGHER).experienced
+
+
+def test_a_note_and_a_rule_move_no_weight() -> None:
+    trust = fold([WEIGHED, note(WEIGHED, "n"), rule("r", task="t")], WEIGHER).users["ada"].trust
+    assert trust.weights == {}
+
+
+def test_feedback_that_says_nothing_of_the_experts_is_counted_and_moves_no_weight() -> None:
+    silent = rating(WEIGHED, 1.0, "silent")
+    heard: dict[str, Json] = {"likelihood": {}, "outcomes": 2, "right": 1.0, "frozen": 0.0}
+    silent = replace(silent, body={**silent.body, "heard": heard})
+    before, after = (
+        fold(events, WEIGHER).users["ada"].trust
+        for events in ([WEIGHED, rating(WEIGHED, 1.0)], [WEIGHED, rating(WEIGHED, 1.0), silent])
+    )
+    assert after.weights == before.weights
+    assert after.tallies["t"].steps == before.tallies["t"].steps + 1
+
+
+def test_without_a_weigher_no_weights_are_kept() -> None:
+    trust = fold([WEIGHED, rating(WEIGHED, 1.0)]).users["ada"].trust
+    assert trust.weights == {}
+
+
+def test_the_tally_is_of_the_steps_of_which_the_frozen_answer_is_known() -> None:
+    events = [WEIGHED, correction(WEIGHED, "no"), rating(WEIGHED, 1.0)]
+    tally = fold(events, WEIGHER).users["ada"].trust.tallies["t"]
+    assert (tally.steps, tally.adapted, tally.frozen) == (2, 1.0, 1.0)
+    assert (tally.gained, tally.gained_squared) == (0.0, 2.0)
+
+
+def test_answers_alone_tell_how_close_they_were_and_what_a_model_always_thinks() -> None:
+    trust = fold([WEIGHED, WEIGHED], WEIGHER).users["ada"].trust
+    standing = trust.standing("t", WEIGHER)
+    assert (standing.answers, standing.experienced) == (2, False)
+    assert list(trust.seen["t"].margins) == [0.2, 0.2]
+    bias = standing.biases["frozen"]
+    assert bias.count == 2
+    mean = {answer: (bias.rest + total) / 2 for answer, total in bias.sums.items()}
+    assert max(mean, key=lambda answer: mean[answer]) == "no"
+    assert sum(math.exp(value) for value in mean.values()) == pytest.approx(1, abs=0.02)
+
+
+def test_few_answers_are_always_worth_asking_about_and_later_the_closest_are() -> None:
+    def close(margin: float, n: int) -> Event:
+        return answered(f"r{n}", answer="yes", experts=("frozen", "kernel"), margin=margin)
+
+    few = fold([close(0.5, n) for n in range(5)], WEIGHER).users["ada"].trust
+    assert few.is_close("t", 0.9, 0.3)
+    assert not few.is_close("t", 0.9, 0.0)
+    many = fold([close(n / 100, n) for n in range(100)], WEIGHER).users["ada"].trust
+    assert many.is_close("t", 0.29, 0.3)
+    assert not many.is_close("t", 0.31, 0.3)
+    assert many.is_close("t", 0.99, 1.0)
+    assert not many.is_close("t", 0.0, 0.0)
+
+
+def test_of_answers_that_are_all_equally_close_the_share_is_worth_asking_about() -> None:
+    alone = answered(answer="yes", experts=("frozen", "kernel"), margin=1.0)
+    state, asked = State(), 0
+    for _ in range(300):
+        apply(state, alone, WEIGHER)
+        asked += state.users["ada"].trust.is_close("t", 1.0, 0.3)
+    assert 75 < asked < 115

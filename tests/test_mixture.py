@@ -3,6 +3,8 @@
 What is asserted holds for any choice of the constants within reason.
 """
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ EXPERTS = (FROZEN, "a", "b", "late")
 K = 5
 PLAIN = SHARPNESS.index(1.0)
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 LOGPROBS = st.lists(st.floats(-60, 0), min_size=K, max_size=K).map(np.array)
 OPINIONS = st.dictionaries(st.sampled_from(EXPERTS), LOGPROBS, min_size=1)
 LIKELIHOODS = st.dictionaries(
@@ -52,13 +54,13 @@ def after(stream: list[dict[str, Json]], weights: Weights | None = None) -> Weig
     return found
 
 
-def told(right: int, opinions: dict[str, Array]) -> dict[str, Json]:
+def told(right: int | np.integer[Any], opinions: dict[str, Array]) -> dict[str, Json]:
     """That candidate `right` is the answer; `opinions`: probabilities."""
     likelihood = {e: sharpened(np.log(p))[:, right].tolist() for e, p in opinions.items()}
     return {"likelihood": likelihood, "outcomes": K}
 
 
-def sure(of: int, p: float = 0.9) -> Array:
+def sure(of: int | np.integer[Any], p: float = 0.9) -> Array:
     """An expert that gives `p` to one candidate."""
     return np.where(np.arange(K) == of, p, (1 - p) / (K - 1))
 
@@ -95,7 +97,8 @@ def test_the_log_losses_are_sums_of_what_was_predicted(stream: list[dict[str, Js
     """Against the definition, one step at a time, for an expert that is always asked."""
     weights, expected = Mixture().begin(None), 0.0
     for heard in stream:
-        rows = {"a": [0.5] * len(SHARPNESS), **heard["likelihood"]}  # type: ignore[dict-item]
+        given_ = cast(dict[str, list[float]], heard["likelihood"])
+        rows = {"a": [0.5] * len(SHARPNESS), **given_}
         weights = Mixture().observe(weights, {**heard, "likelihood": rows})
         expected -= float(np.log(rows["a"][PLAIN]))
     assert weights.feedback == len(stream)

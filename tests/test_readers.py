@@ -2,6 +2,7 @@
 would be if computed in one go, and are taken back exactly."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from tta.retrieval.readers import (
 from tta.testing import HashEmbedder
 from tta.types import Recall, Recalled, Record, RecordKind
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 DIM, ANSWERS = 6, 4
 WORDS = ("red", "blue", "where is", "is it", "?")

@@ -26,6 +26,9 @@ class PlainRecords:
     embedder: Embedder
     all: list[Record] = field(default_factory=list)
 
+    def users(self) -> Sequence[str]:
+        return list(dict.fromkeys(r.user for r in self.all))
+
     def records(
         self, *, user: str, task: str | None = None, kind: RecordKind | None = None
     ) -> Sequence[Record]:
@@ -137,7 +140,9 @@ def test_the_very_same_text_comes_first_even_among_paraphrases(records: PlainRec
     records.add(RecordKind.CASE, "Where is my card?", "exact")
     for i in range(30):
         records.add(RecordKind.CASE, f"where is  my card?{' ' * i}", f"near {i % 3}")
-    recall = Recaller(records, MINILM, voters=8).recall(ask("Where is my card?"), bank())
+    recall = Recaller(records, MINILM, demonstrations=8, voters=8).recall(
+        ask("Where is my card?"), bank()
+    )
     assert recall.cases[0].record.answer == "exact"
 
 

@@ -18,11 +18,21 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from memories import answered, assert_consistent, correction, edit, note, preference, rating
+from memories import (
+    WEIGHER,
+    answered,
+    assert_consistent,
+    correction,
+    edit,
+    note,
+    preference,
+    rating,
+)
 from memories import rule as standing_rule
 
 from tta.memory import Memory
 from tta.memory.export import export_lines, import_events
+from tta.memory.fold import fold
 from tta.testing import HashEmbedder
 from tta.types import Event, RecordKind
 
@@ -48,7 +58,7 @@ class MemoryMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         # Flushes of three: writes to Chroma happen between all other things.
-        self.memory = Memory.open(self.folder / "m", embedder=EMBED, flush_every=3)
+        self.memory = Memory.open(self.folder / "m", embedder=EMBED, weigher=WEIGHER, flush_every=3)
 
     def fresh(self, letter: str) -> str:
         self.count += 1
@@ -67,10 +77,28 @@ class MemoryMachine(RuleBasedStateMachine):
         request=REQUESTS,
         answer=st.sampled_from(["", "yes", "no"]),
         pattern=PATTERNS,
+        experts=st.sampled_from([(), ("frozen", "kernel"), ("frozen", "kernel", "ridge")]),
+        margin=st.sampled_from([0.0, 0.1, 0.9]),
     )
-    def step(self, user: str, task: str, request: str, answer: str, pattern: str) -> Event:
+    def step(
+        self,
+        user: str,
+        task: str,
+        request: str,
+        answer: str,
+        pattern: str,
+        experts: tuple[str, ...],
+        margin: float,
+    ) -> Event:
         event = answered(
-            self.fresh("r"), user=user, task=task, request=request, answer=answer, pattern=pattern
+            self.fresh("r"),
+            user=user,
+            task=task,
+            request=request,
+            answer=answer,
+            pattern=pattern,
+            experts=experts,
+            margin=margin,
         )
         self.memory.record(event)
         return event
@@ -140,7 +168,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule()
     def move_house(self) -> None:
-        with Memory.open(None, embedder=EMBED) as other:
+        with Memory.open(None, embedder=EMBED, weigher=WEIGHER) as other:
             import_events(other, export_lines(self.memory))
             assert other.state == self.memory.state
 
@@ -148,6 +176,22 @@ class MemoryMachine(RuleBasedStateMachine):
     @invariant()
     def all_views_agree(self) -> None:
         assert_consistent(self.memory)
+
+    @precondition(lambda self: hasattr(self, "memory"))
+    @invariant()
+    def undone_feedback_has_moved_nothing(self) -> None:
+        """The weights are those of a journal in which what was undone never was."""
+        for user in self.memory.users():
+            trust = self.memory.trust(user)
+            live = self.memory.state.users[user]
+            said = [e for e in self.memory.events(user) if e.id not in live.undone]
+            never = fold(said, WEIGHER).users[user]
+            assert trust == never.trust
+            assert list(trust.heard) == list(never.trust.heard)
+            assert live.ledger == never.ledger
+            for weights in trust.weights.values():
+                sums = [sum(cells) for cells in weights.cells.values()]
+                assert abs(sum(sums) + weights.mute - 1) < 1e-9
 
     @precondition(lambda self: hasattr(self, "memory"))
     @invariant()

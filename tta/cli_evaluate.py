@@ -98,6 +98,7 @@ def _figures(report: Report) -> list[str]:
     return [
         f"adapted minus frozen: {gain[0]:+.1f} points, {gain[1]:+.1f} in the last fifth",
         f"a step took {_times(report.ms_per_step)}, of which learning {_times(report.learn_ms)}",
+        f"confidence is off by {100 * report.calibration_error:.1f} points on average",
         f"feedback: {report.feedback}; weights: {unchanged}",
     ]
 

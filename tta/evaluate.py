@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 FEEDBACK = ("correct", "bit")
 """`correct`: the right answer is told after a mistake. `bit`: only right or wrong is."""
+
+
+BINS = 15
+"""Of equal width, from confidence 0 to 1."""
 
 
 class Chat(Protocol):
@@ -42,7 +46,7 @@ class Step:
     """One answer, the frozen model's answer to the same text, and whether they were right.
 
     `ms` is what answering and learning took, `learn_ms` learning alone; neither counts the
-    comparison with the frozen model.
+    comparison with the frozen model. `confidence` is the reply's; `weights` are the experts'.
     """
 
     answer: str
@@ -51,6 +55,8 @@ class Step:
     frozen_right: bool
     ms: float
     learn_ms: float
+    confidence: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +77,13 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What an evaluation found. `taken` holds every step."""
+    """What an evaluation found. `calibration_error` (0 to 1) is the expected calibration error of
+    the confidence in 15 bins (Guo et al., 2017); `taken` holds every step."""
 
     steps: int
     adapted: Score
     frozen: Score
+    calibration_error: float
     feedback: str
     ms_per_step: Percentiles
     learn_ms: Percentiles
@@ -200,6 +208,8 @@ def stream(
                 frozen_right=oracle.is_right(number, frozen),
                 ms=1000 * (learned - started),
                 learn_ms=1000 * (learned - answered),
+                confidence=reply.confidence,
+                weights=reply.why.weights,
             )
         )
         if progress is not None:
@@ -213,12 +223,21 @@ def report(taken: Sequence[Step], *, feedback: str, unchanged: bool) -> Report:
         steps=len(taken),
         adapted=_score(taken, "right"),
         frozen=_score(taken, "frozen_right"),
+        calibration_error=_calibration_error(taken),
         feedback=feedback,
         ms_per_step=_percentiles([step.ms for step in taken]),
         learn_ms=_percentiles([step.learn_ms for step in taken]),
         weights_unchanged=unchanged,
         taken=tuple(taken),
     )
+
+
+def _calibration_error(taken: Sequence[Step]) -> float:
+    bins: dict[int, list[Step]] = {}
+    for step in taken:
+        bins.setdefault(min(BINS - 1, int(BINS * step.confidence)), []).append(step)
+    off = sum(abs(sum(s.confidence - s.right for s in steps)) for steps in bins.values())
+    return round(off / len(taken), 4)
 
 
 def _score(taken: Sequence[Step], field: str) -> Score:

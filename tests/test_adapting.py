@@ -1,0 +1,476 @@
+"""What feedback does to the answers that follow, step by step through the public surface."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import build, train_tokenizer
+
+import tta
+from tta import errors
+from tta.decoding.experts import NEGLIGIBLE, TRIED, names
+from tta.testing import HashEmbedder
+
+TEAMS = ["amber", "coral", "indigo", "teal"]
+THINGS = ("parcel", "password", "ticket", "refund")
+ASKS = ("Where is my {}?", "The {} is late.", "I lost the {}!", "Is there a new {}?", "{} please")
+TEAM_OF = dict(zip(THINGS, TEAMS, strict=True))
+QUESTION = "Where is my parcel?"
+ANSWER = "Ask for the tracking number first."
+
+
+def requests(steps: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Texts with the team that answers for them; what is numbered is new each time."""
+    rng = random.Random(seed)
+    made = []
+    for number in range(steps):
+        thing = rng.choice(THINGS)
+        made.append((f"{rng.choice(ASKS).format(thing)} No. {number}", TEAM_OF[thing]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple[Any, Any]:
+    return tta.bundled()
+
+
+@pytest.fixture
+def chat(model: tuple[Any, Any]) -> Iterator[tta.Adapted]:
+    with tta.wrap(*model, embedder=HashEmbedder()) as chat:
+        yield chat
+
+
+@pytest.fixture
+def names_only() -> Iterator[tta.Adapted]:
+    with tta.wrap(None, embedder=HashEmbedder()) as chat:
+        yield chat
+
+
+@pytest.fixture
+def tiny() -> Iterator[tta.Adapted]:
+    """A language model of random weights, where only its cost is of interest."""
+    model, tokenizer = build("llama"), train_tokenizer(chat=True)
+    with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
+        yield chat
+
+
+def ask(chat: tta.Adapted, text: str, **options: Any) -> tta.Response:
+    return chat(text, output=TEAMS, task="team", **options)
+
+
+def corrected(chat: tta.Adapted, steps: int, seed: int = 0) -> list[bool]:
+    """Whether each answer was right, while each is corrected."""
+    right = []
+    for text, team in requests(steps, seed):
+        reply = ask(chat, text)
+        right.append(reply.text == team)
+        reply.correct(team)
+    return right
+
+
+def weights(chat: tta.Adapted) -> dict[str, float]:
+    return dict(chat.health()[0].weights)
+
+
+# ----------------------------------------------------------------------------- the very next step
+
+
+def test_an_empty_memory_answers_as_the_frozen_model(tiny: tta.Adapted) -> None:
+    for text, _ in requests(4):
+        closed, frozen = ask(tiny, text), tiny.frozen(text, output=TEAMS)
+        assert closed.text == frozen.text
+        assert closed.confidence == pytest.approx(frozen.confidence)
+    assert tiny(QUESTION, max_new_tokens=9).text == tiny.frozen(QUESTION, max_new_tokens=9).text
+
+
+def test_an_empty_memory_without_a_model_answers_by_names(names_only: tta.Adapted) -> None:
+    for text, _ in requests(4):
+        frozen = names_only.frozen(text, output=TEAMS)
+        reply = ask(names_only, text)
+        assert [c.text for c in reply.candidates] == [c.text for c in frozen.candidates]
+        assert reply.confidence == pytest.approx(frozen.confidence)
+
+
+@pytest.mark.parametrize("team", TEAMS)
+def test_a_corrected_choice_is_chosen_at_once(names_only: tta.Adapted, team: str) -> None:
+    corrected(names_only, 12)
+    ask(names_only, QUESTION).correct(team)
+    again = ask(names_only, QUESTION)
+    assert again.text == team
+    assert again.why.spoke_for[0].record.answer == team
+
+
+def test_an_open_correction_is_given_at_once_without_the_model(chat: tta.Adapted) -> None:
+    chat(QUESTION).correct(ANSWER)
+    again = chat(QUESTION)
+    assert again.text == ANSWER
+    assert (again.cost.passes, again.cost.drawn) == (0, 0)
+    assert again.confidence == pytest.approx(1)
+    assert list(again.why.weights) == ["exact"]
+
+
+def test_a_new_answer_arrives_with_a_correction(names_only: tta.Adapted) -> None:
+    corrected(names_only, 6)
+    ask(names_only, QUESTION).correct("violet")
+    wider = names_only(QUESTION, output=[*TEAMS, "violet"], task="team")
+    assert wider.text == "violet"
+    assert ask(names_only, QUESTION).text in TEAMS
+
+
+def test_a_refused_choice_is_not_repeated_for_the_same_text(names_only: tta.Adapted) -> None:
+    corrected(names_only, 12)
+    seen = []
+    for _ in TEAMS:
+        reply = ask(names_only, QUESTION)
+        seen.append(reply.text)
+        reply.bad()
+    assert sorted(seen) == sorted(TEAMS)
+
+
+def test_scores_are_exactly_the_weighted_parts_and_sum_to_one(tiny: tta.Adapted) -> None:
+    corrected(tiny, 5)
+    tiny(QUESTION, max_new_tokens=5).bad()
+    replies = [
+        ask(tiny, QUESTION),
+        ask(tiny, requests(1)[0][0]),
+        *(tiny(text, n=3, max_new_tokens=5) for text in (QUESTION, "Hello")),
+    ]
+    for reply in replies:
+        for candidate in reply.candidates:
+            total = sum(reply.why.weights[e] * part for e, part in candidate.parts.items())
+            assert candidate.score == pytest.approx(total, abs=1e-12)
+        assert sum(c.score for c in reply.candidates) == pytest.approx(1)
+        assert sum(reply.why.weights.values()) == pytest.approx(1)
+        assert reply.confidence == reply.candidates[0].score
+        second = reply.candidates[1].score if len(reply.candidates) > 1 else 0.0
+        assert reply.margin == pytest.approx(reply.confidence - second)
+
+
+# -------------------------------------------------------------------------------- cost follows use
+
+
+def test_a_model_that_counts_for_little_is_not_asked_but_at_perfect_squares(
+    tiny: tta.Adapted,
+) -> None:
+    skipping = 0
+    for n, (text, team) in enumerate(requests(60)):
+        known = tiny.memory.standing(user="default", task="team")
+        reply = ask(tiny, text)
+        share = sum(reply.why.weights.get(e, 0.0) for p in ("frozen", "recalled") for e in names(p))
+        if known.weights.feedback < TRIED or isqrt(n + 1) ** 2 == n + 1:
+            assert reply.cost.passes > 0
+        if reply.cost.passes == 0:
+            skipping += 1
+            assert {*names("frozen"), *names("recalled")} <= set(reply.why.skipped)
+            assert share == 0
+        elif not reply.why.skipped:
+            assert set(names("frozen")) & set(reply.why.weights)
+        reply.correct(team)
+    assert skipping > 10
+    learned = weights(tiny)
+    model_share = {p: sum(learned.get(e, 0.0) for e in names(p)) for p in ("frozen", "recalled")}
+    assert all(share < 2 * NEGLIGIBLE for share in model_share.values())
+
+
+# ------------------------------------------------------------------------- whom the feedback trusts
+
+
+def test_corrections_teach_and_health_says_so(names_only: tta.Adapted) -> None:
+    right = corrected(names_only, 120)
+    assert sum(right[60:]) > 50
+    health = names_only.health()[0]
+    assert (health.user, health.task, health.feedback) == ("default", "team", 120)
+    assert health.steps == 120
+    assert health.accuracy == pytest.approx(sum(right) / 120)
+    assert health.gain == pytest.approx(health.accuracy - health.frozen_accuracy)
+    low, high = health.interval
+    assert 0 < low < health.gain < high < 1
+    assert not health.muted
+    assert sum(health.weights.values()) == pytest.approx(1)
+    assert list(health.weights.values()) == sorted(health.weights.values(), reverse=True)
+    assert health.noise < 0.1
+    assert health.log_loss <= min(health.expert_log_loss.values()) + health.bound
+    assert next(iter(health.weights)) in health.why
+    assert "team" in str(health)
+
+
+def test_health_knows_frozen_accuracy_from_the_same_steps(names_only: tta.Adapted) -> None:
+    expected = 0
+    for text, team in requests(30):
+        expected += names_only.frozen(text, output=TEAMS).text == team
+        ask(names_only, text).correct(team)
+    assert names_only.health()[0].frozen_accuracy == pytest.approx(expected / 30)
+
+
+def test_without_feedback_there_is_no_health(names_only: tta.Adapted) -> None:
+    ask(names_only, QUESTION)
+    assert names_only.health() == ()
+    assert names_only.health("bob") == ()
+
+
+@pytest.mark.parametrize("kind", ["answers", "bits"])
+def test_random_feedback_is_muted_and_the_answers_stay_the_frozen_ones(
+    names_only: tta.Adapted, kind: str
+) -> None:
+    rng = random.Random(1)
+    same = []
+    for n in range(200):
+        # Requests that name a team, so that the frozen opinion is sure.
+        text = f"{rng.choice(TEAMS)} {rng.choice(THINGS)} {n}"
+        reply = ask(names_only, text)
+        same.append(reply.text == names_only.frozen(text, output=TEAMS).text)
+        if kind == "answers":
+            reply.correct(rng.choice(TEAMS))
+        else:
+            reply.reward(rng.choice([-1.0, 1.0]))
+    health = names_only.health()[0]
+    assert health.muted
+    assert health.why.startswith("muted")
+    assert sum(same[100:]) >= 95
+    assert ask(names_only, "another teal ticket").why.muted > 0 or health.weights["frozen"] > 0.5
+
+
+def test_a_user_who_always_wants_another_answer_than_usual_is_obeyed(
+    names_only: tta.Adapted,
+) -> None:
+    others = dict(zip(TEAMS, [*TEAMS[1:], TEAMS[0]], strict=True))
+    obeyed = []
+    for n in range(120):
+        team = TEAMS[n * 7 % 4]
+        reply = ask(names_only, f"the {team} {THINGS[n % 3]} {n}")
+        obeyed.append(reply.text == others[team])
+        reply.correct(others[team])
+    assert sum(obeyed[80:]) >= 36
+    assert not names_only.health()[0].muted
+
+
+@pytest.mark.parametrize(
+    "feedback",
+    [
+        lambda reply: reply.good(),
+        lambda reply: reply.bad(),
+        lambda reply: reply.reward(-0.5),
+        lambda reply: reply.prefer(1),
+        lambda reply: reply.edit(0, len(reply.text), reply.candidates[2].text),
+        lambda reply: reply.correct(reply.candidates[1].text),
+    ],
+    ids=["good", "bad", "reward", "prefer", "edit", "correct"],
+)
+def test_every_kind_of_verdict_moves_the_weights(names_only: tta.Adapted, feedback: Any) -> None:
+    corrected(names_only, 12)
+    before = weights(names_only)
+    feedback(ask(names_only, "Is there a new refund?"))
+    assert weights(names_only) != before
+
+
+def test_a_note_or_a_rule_moves_no_weight(names_only: tta.Adapted) -> None:
+    corrected(names_only, 12)
+    before = weights(names_only)
+    ask(names_only, QUESTION).note("parcels are packages")
+    names_only.rule("Be brief.", task="team")
+    assert weights(names_only) == before
+
+
+@pytest.mark.parametrize("feedback", ["reward", "prefer", "edit", "correct"])
+def test_verdicts_on_open_answers_move_the_weights(chat: tta.Adapted, feedback: str) -> None:
+    chat.rule("Be brief.")
+    reply = chat("847+596=", n=6, seed=1, task="sum")
+    assert len(reply.candidates) > 1
+    other = reply.candidates[1].text
+    if feedback == "reward":
+        reply.reward(-1.0)
+    elif feedback == "prefer":
+        reply.prefer(1)
+    elif feedback == "edit":
+        reply.edit(0, len(reply.text), other)
+    else:
+        reply.correct(other)
+    (health,) = chat.health()
+    assert (health.task, health.feedback) == ("sum", 1)
+    assert health.weights
+
+
+def test_an_undo_takes_the_weights_back(names_only: tta.Adapted) -> None:
+    corrected(names_only, 12)
+    before, health = ask(names_only, QUESTION), names_only.health()
+    learned = ask(names_only, "The refund is late.").correct("amber")
+    assert names_only.health() != health
+    names_only.undo(learned)
+    assert names_only.health() == health
+    assert ask(names_only, QUESTION).candidates == before.candidates
+
+
+# ----------------------------------------------------------------------------- reopening and scopes
+
+
+def test_late_feedback_moves_the_weights_all_the_same(tmp_path: Path) -> None:
+    def run(folder: Path, reopen: bool) -> tuple[tta.Health, ...]:
+        chat = tta.wrap(None, memory=folder, embedder=HashEmbedder())
+        corrected(chat, 8)
+        reply = ask(chat, QUESTION)
+        if reopen:
+            chat.close()
+            chat = tta.wrap(None, memory=folder, embedder=HashEmbedder())
+        chat.learn(tta.Correction(response=reply.id, text="amber"))
+        found = chat.health()
+        chat.close()
+        return found
+
+    assert run(tmp_path / "a", reopen=True) == run(tmp_path / "b", reopen=False)
+
+
+def test_a_reopened_memory_gives_the_same_answer(tmp_path: Path) -> None:
+    with tta.wrap(None, memory=tmp_path / "m", embedder=HashEmbedder()) as first:
+        corrected(first, 20)
+        before, health = ask(first, QUESTION), first.health()
+    with tta.wrap(None, memory=tmp_path / "m", embedder=HashEmbedder()) as again:
+        assert again.health() == health
+        after = ask(again, QUESTION)
+    assert [c.text for c in after.candidates] == [c.text for c in before.candidates]
+    for one, other in zip(after.candidates, before.candidates, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-6)
+
+
+def test_the_same_history_gives_the_same_answers() -> None:
+    def run() -> list[tuple[Any, ...]]:
+        model, tokenizer = build("llama"), train_tokenizer(chat=True)
+        with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
+            corrected(chat, 6)
+            chat(QUESTION, max_new_tokens=9).bad()
+            replies = [ask(chat, QUESTION), chat(QUESTION, n=3, seed=4, max_new_tokens=9)]
+            return [r.candidates for r in replies]
+
+    assert run() == run()
+
+
+def test_what_a_wider_scope_knows_is_used_by_who_may_read_it(names_only: tta.Adapted) -> None:
+    team, ada = names_only.for_user("team"), names_only.for_user("ada")
+    corrected(team, 60)
+    reader = names_only.for_user("bob", reads=("team", tta.EVERYONE))
+    strict, wide = corrected(ada, 12, seed=5), corrected(reader, 12, seed=5)
+    assert sum(wide) > sum(strict)
+    used = ask(reader, QUESTION).why.weights
+    assert any(name.endswith("@team") for name in used)
+    assert any(name.endswith("@*") for name in used)
+    assert not any("@" in name for name in ask(ada, QUESTION).why.weights)
+
+
+def test_reading_writes_nothing_to_the_wider_scope(names_only: tta.Adapted) -> None:
+    team = names_only.for_user("team")
+    corrected(team, 6)
+    before = list(names_only.memory.events("team"))
+    corrected(names_only.for_user("bob", reads=("team",)), 6, seed=9)
+    assert list(names_only.memory.events("team")) == before
+
+
+def test_strict_users_never_hear_of_another(names_only: tta.Adapted) -> None:
+    ada, bob = names_only.for_user("ada"), names_only.for_user("bob")
+    corrected(bob, 10)
+    before = ask(bob, QUESTION)
+    corrected(ada, 30, seed=3)
+    ask(ada, QUESTION).correct("teal")
+    names_only.forget(user="ada")
+    after = ask(bob, QUESTION)
+    assert after.candidates == before.candidates
+    assert after.why.weights == before.why.weights
+
+
+def test_all_users_together_can_be_read_and_not_written_to(names_only: tta.Adapted) -> None:
+    for attempt in (
+        lambda: names_only.for_user(tta.EVERYONE),
+        lambda: ask(names_only, QUESTION, user="*"),
+        lambda: tta.wrap(None, embedder=HashEmbedder(), user="*"),
+        lambda: names_only.forget(user="*"),
+    ):
+        with pytest.raises(errors.InvalidSetting, match="can only be read"):
+            attempt()
+    with pytest.raises(errors.InvalidSetting, match="list of scopes"):
+        names_only.for_user("ada", reads="team")
+    assert list(names_only.memory.events()) == []
+
+
+# ----------------------------------------------------------------------- verifying and being asked
+
+
+def test_the_verifier_is_one_expert_over_open_answers(chat: tta.Adapted) -> None:
+    plain = chat("847+596=", n=6, seed=1)
+    wanted = plain.candidates[-1].text
+    assert wanted != plain.text
+    seen: list[Any] = []
+
+    def verify(value: Any) -> bool:
+        seen.append(value)
+        return bool(value == wanted)
+
+    chat("Say something.").bad()  # before any feedback the model speaks alone
+    verified = chat("847+596=", n=6, seed=1, verify=verify)
+    assert set(seen) >= {c.text for c in plain.candidates}
+    assert "verifier" in verified.why.weights
+    parts = {c.text: c.parts["verifier"] for c in verified.candidates}
+    assert parts[wanted] > 0.5
+    assert max(parts, key=lambda text: parts[text]) == wanted
+
+
+@pytest.mark.parametrize("verdict", [2.0, -0.5])
+def test_a_verdict_out_of_range_is_refused(tiny: tta.Adapted, verdict: float) -> None:
+    with pytest.raises(errors.InvalidSetting, match="verify gave"):
+        tiny("847+596=", n=6, seed=1, verify=lambda value: verdict)
+    assert list(tiny.memory.events()) == []
+
+
+def test_what_a_verifier_raises_reaches_the_caller_and_nothing_is_recorded(
+    tiny: tta.Adapted,
+) -> None:
+    def broken(value: Any) -> bool:
+        raise RuntimeError("no compiler here")
+
+    with pytest.raises(RuntimeError, match="no compiler"):
+        tiny("847+596=", n=6, seed=1, verify=broken)
+    with pytest.raises(errors.InvalidSetting, match="must be a function"):
+        tiny(QUESTION, verify=True)  # type: ignore[arg-type]
+    assert list(tiny.memory.events()) == []
+
+
+def asking(chat: tta.Adapted, share: float, *, teach: bool) -> list[tuple[bool, float]]:
+    """Whether to ask, and the margin, of each step after the first twenty."""
+    found = []
+    for text, team in requests(150):
+        reply = ask(chat, text)
+        wanted = chat.wants_feedback(reply, share)
+        found.append((wanted, reply.margin))
+        if wanted and teach:
+            reply.correct(team)
+    return found[20:]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 1.0])
+def test_an_app_is_told_to_ask_about_its_share_of_steps(
+    names_only: tta.Adapted, share: float
+) -> None:
+    asked = [wanted for wanted, _ in asking(names_only, share, teach=False)]
+    assert sum(asked) / len(asked) == pytest.approx(share, abs=0.1)
+
+
+def test_what_is_asked_about_is_close_and_no_more_than_its_share(names_only: tta.Adapted) -> None:
+    found = asking(names_only, 0.3, teach=True)
+    yes = [margin for wanted, margin in found if wanted]
+    no = [margin for wanted, margin in found if not wanted]
+    assert 0 < len(yes) / len(found) < 0.4
+    assert sum(yes) / len(yes) < sum(no) / len(no)
+
+
+def test_answers_without_a_rival_are_asked_about_on_their_share(tiny: tta.Adapted) -> None:
+    asked = [tiny.wants_feedback(tiny("Hello", task="greet", max_new_tokens=2)) for _ in range(40)]
+    assert 4 <= sum(asked[10:]) <= 15
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_that_is_none_is_refused(names_only: tta.Adapted, share: float) -> None:
+    reply = ask(names_only, QUESTION)
+    with pytest.raises(errors.InvalidSetting):
+        names_only.wants_feedback(reply, share)
