@@ -119,7 +119,7 @@ def score(
             value=float(first.max()),
             hint="Load it in float32 or bfloat16, or check its weights",
         )
-    if way is Way.ROWS:
+    if way is Way.ROWS or prefix.cache is None:
         return _by_rows(prefix, answers, ends, first)
     scores = np.empty(len(answers), dtype=np.float64)
     tokens = passes = 0

@@ -186,15 +186,16 @@ class HFModel:
         max_new_tokens: int,
         seed: int,
         output: object = None,
-        scope: str = SHARED_SCOPE,
+        scope: str | None = None,
         common: int = 0,
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """`n` candidates from one prefill: the first greedy, the others sampled (`sampling`).
 
         Random numbers come from (seed, sample, step): sample i does not depend on n. Texts are as
         decoded, special tokens left out, nothing stripped, save for the one space (plain format)
-        that stands between prompt and answer. The prompt may be continued from one that `scope`
-        ran before; its first `common` tokens from one that anyone ran.
+        that stands between prompt and answer. With a `scope` (a user, as a rule) the prompt may
+        be continued from one that this scope ran before, its first `common` tokens from one that
+        anyone ran; without, nothing is reused or kept.
 
         `InvalidSetting`: n or max_new_tokens below 1; `PromptTooLong`; `InvalidOutput`: `output`
         cannot be enforced.
@@ -234,7 +235,7 @@ class HFModel:
         prompt: Prompt,
         answers: Sequence[str],
         *,
-        scope: str = SHARED_SCOPE,
+        scope: str | None = None,
         common: int = 0,
     ) -> tuple[FloatArray, Cost]:
         """Log-probability (nats, float64, shape (len(answers),)) of each answer, end of turn
@@ -254,12 +255,12 @@ class HFModel:
         scores, tokens, passes = choices.score(filled.prefix, ids, ends, way)
         return scores, _cost(prompt, filled, started, passes=passes, scored=tokens)
 
-    def _prefill(self, prompt: Prompt, scope: str, common: int) -> Filled:
+    def _prefill(self, prompt: Prompt, scope: str | None, common: int) -> Filled:
         return prefill(
             self.model,
             prompt.ids,
-            self.cache,
-            scope=scope,
+            None if scope is None else self.cache,
+            scope=scope or SHARED_SCOPE,
             common=common,
             resumes=self.plan.resumes,
             grouped=self.plan.grouped,

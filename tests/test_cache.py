@@ -61,10 +61,10 @@ def test_rows_drawn_from_a_cached_prompt_are_the_same(
     warm, answers = load(any_model, chat_tokenizer), ["card lost", "card"]
     for prompt in (*prompts, *prompts):
         cold = load(any_model, chat_tokenizer)
-        one, _ = warm.draw(prompt, n=3, max_new_tokens=8, seed=1)
-        other, _ = cold.draw(prompt, n=3, max_new_tokens=8, seed=1)
+        one, _ = warm.draw(prompt, n=3, max_new_tokens=8, seed=1, scope="a")
+        other, _ = cold.draw(prompt, n=3, max_new_tokens=8, seed=1, scope="a")
         assert one == other
-        scores = [model.choose(prompt, answers)[0] for model in (warm, cold)]
+        scores = [model.choose(prompt, answers, scope="a")[0] for model in (warm, cold)]
         assert np.array_equal(scores[0], scores[1])
 
 
@@ -73,12 +73,26 @@ def test_the_cost_says_what_was_reused(
 ) -> None:
     model = load(tiny_lfm2, chat_tokenizer)
     prompt = Prompt(text="", ids=IDS)
-    _, first = model.draw(prompt, n=1, max_new_tokens=1, seed=0)
-    _, same = model.draw(prompt, n=1, max_new_tokens=1, seed=0)
+    _, first = model.draw(prompt, n=1, max_new_tokens=1, seed=0, scope="a")
+    _, same = model.draw(prompt, n=1, max_new_tokens=1, seed=0, scope="a")
     assert (first.prefilled, first.reused, first.passes) == (70, 0, 5)
     assert (same.prefilled, same.reused, same.passes) == (0, 70, 0)
-    _, like = model.draw(Prompt(text="", ids=(*IDS[:60], 4)), n=1, max_new_tokens=1, seed=0)
+    _, like = model.draw(
+        Prompt(text="", ids=(*IDS[:60], 4)), n=1, max_new_tokens=1, seed=0, scope="a"
+    )
     assert (like.prefilled, like.reused, like.passes) == (13, 48, 1)
+
+
+def test_without_a_scope_nothing_is_kept_or_reused(
+    tiny_lfm2: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(tiny_lfm2, chat_tokenizer)
+    prompt = Prompt(text="", ids=IDS)
+    model.draw(prompt, n=1, max_new_tokens=1, seed=0, scope="")
+    kept = len(model.cache)
+    _, cost = model.choose(prompt, ["card"])
+    assert cost.reused == 0
+    assert len(model.cache) == kept > 0
 
 
 def test_another_beginning_is_never_taken_for_this_one(tiny_llama: PreTrainedModel) -> None:
@@ -154,10 +168,10 @@ def test_weights_that_change_leave_nothing_behind(
 ) -> None:
     model = load(tiny_llama, chat_tokenizer)
     prompt = Prompt(text="", ids=IDS)
-    model.choose(prompt, ["card"])
+    model.choose(prompt, ["card"], scope="ada")
     with torch.no_grad():
         next(tiny_llama.parameters()).mul_(1.5)
-    changed, cost = model.choose(prompt, ["card"])
+    changed, cost = model.choose(prompt, ["card"], scope="ada")
     assert cost.reused == 0
     assert changed == load(tiny_llama, chat_tokenizer).choose(prompt, ["card"])[0]
 
