@@ -36,7 +36,9 @@ _OTHER_KEYS = """
     required minProperties maxProperties dependentRequired dependencies
     $ref $id $schema $anchor $comment $vocabulary $dynamicRef $dynamicAnchor
     title description default examples example deprecated readOnly writeOnly discriminator
-    contentEncoding contentMediaType"""
+    contentEncoding contentMediaType
+    id"""  # the last as draft 4 spells $id
+_ANNOTATIONS = ("x-", "_")
 _KEYWORDS = frozenset(_OTHER_KEYS.split()).union(_SCHEMA_LISTS, _SCHEMA_MAPS, _SCHEMAS)
 Reader = Callable[[str], object]
 
@@ -222,12 +224,17 @@ def _check_keywords(schema: object) -> None:
     """JSON Schema lets unknown words pass, so a misspelt one would constrain nothing."""
     if not isinstance(schema, dict):
         return
+    # Drafts disagree on what such a reference is relative to.
+    if "$id" in schema and not str(schema.get("$ref", "#")).startswith("#"):
+        raise InvalidOutput(
+            "$id stands beside $ref", value="$id", hint="Remove it, or put it around the reference"
+        )
     for key, value in schema.items():
-        if key not in _KEYWORDS and not str(key).startswith("x-"):
+        if key not in _KEYWORDS and not str(key).startswith(_ANNOTATIONS):
             raise InvalidOutput(
                 f"{key!r} is no keyword of JSON Schema",
                 value=key,
-                hint="Correct its spelling, or begin an annotation's name with x-",
+                hint="Correct its spelling, or begin an annotation's name with x- or _",
             )
         named = value.values() if key in _SCHEMA_MAPS and isinstance(value, dict) else ()
         listed = value if key in _SCHEMA_LISTS else [value] if key in _SCHEMAS else ()

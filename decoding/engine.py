@@ -7,14 +7,18 @@ ours, and no gradient is recorded.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from tta.decoding import sample
+from tta.decoding.sample import Sampling
+from tta.decoding.score import Stats
 from tta.errors import UnsupportedModel
 from tta.types import Finish
 
@@ -25,11 +29,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Bools = NDArray[np.bool_]
-
-TEMPERATURE = 1.0
-TOP_P = 0.95
-"""Sampled rows draw from the smallest set of tokens that holds this much probability
-(Holtzman et al., 2020), at `TEMPERATURE`."""
 
 
 class Matcher(Protocol):
@@ -44,27 +43,72 @@ class Matcher(Protocol):
 
     def take(self, token: int) -> None: ...
 
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next, as the tokenizer would write them; often none."""
+
+
+class Fork(StrEnum):
+    """How rows continue a prompt. The numbers are the same, time and memory are not."""
+
+    SHARED = "shared"
+    """Keys and values of the prompt are kept once; windows and other states are copied."""
+    FORKED = "forked"
+    """Each row has a copy of all."""
+    RECOMPUTED = "recomputed"
+    """Nothing is kept: the whole sequence is run at each step."""
+
 
 class Prefix:
-    """A prompt that was run through the model once. Forking copies; the prefix stays as it was."""
+    """A prompt that was run through the model once. Forking copies; the prefix stays as it was.
 
-    def __init__(self, model: PreTrainedModel, ids: Sequence[int]) -> None:
+    `start` is a prefix of this prompt that was run before: only what follows it is run now;
+    `grouped`: without copying its keys for every head (see `Plan.grouped`).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ids: Sequence[int],
+        *,
+        start: Prefix | None = None,
+        grouped: bool = False,
+    ) -> None:
         import torch
 
         check_evaluating(model)
         self.model = model
         self.ids = torch.tensor([list(ids)], dtype=torch.long, device=device_of(model))
-        out = _forward(model, self.ids, cache=None, last=True)
+        if start is None or start.cache is None:
+            out = forward(model, self.ids, last=True)
+            held = getattr(out, "past_key_values", None)
+        else:
+            held = start.continued(grouped=grouped)
+            out = forward(model, self.ids[:, len(start) :], cache=held, last=True)
+            held = _settled(held) if grouped else held
         self.logits: torch.Tensor = out.logits[:, -1]
         """Shape (1, V)."""
-        cache = getattr(out, "past_key_values", None)
-        self._cache: Cache | None = cache if _forkable(cache) else None
+        self.cache: Cache | None = held if _forkable(held) else None
 
-    def fork(self, n: int) -> Rows:
+    def __len__(self) -> int:
+        return self.ids.shape[1]
+
+    def continued(self, *, grouped: bool = False) -> Cache:
+        """A cache of one row that may be continued while this one stays as it is; if `grouped`,
+        by one pass."""
+        from tta.decoding import attention, layers
+
+        assert self.cache is not None
+        return (attention.grouped if grouped else layers.continued)(self.cache)
+
+    def fork(self, n: int, how: Fork = Fork.FORKED) -> Rows:
         """`n` rows that continue this prefix."""
-        rows = Rows(self.model, self.ids, copy.deepcopy(self._cache))
-        rows.keep([0] * n)
-        return rows
+        cache = None
+        if self.cache is not None and how is not Fork.RECOMPUTED:
+            from tta.decoding import attention, layers
+
+            make = attention.shared if how is Fork.SHARED else layers.forked
+            cache = make(self.cache, n)
+        return Rows(self.model, self.ids.expand(n, -1), cache)
 
 
 class Rows:
@@ -76,50 +120,62 @@ class Rows:
 
     def __init__(self, model: PreTrainedModel, ids: torch.Tensor, cache: Cache | None) -> None:
         self._model = model
-        self._ids = ids
-        self._cache = cache
+        self._ids: torch.Tensor | None = ids if cache is None else None
+        self._device = ids.device
+        self.cache = cache
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append tokens (N, T); the logits that follow each of them, shape (N, T, V)."""
         import torch
 
-        tokens = tokens.to(self._ids.device)
+        tokens = tokens.to(self._device)
+        if self._ids is None:
+            logits: torch.Tensor = forward(self._model, tokens, cache=self.cache).logits
+            return logits
         self._ids = torch.cat([self._ids, tokens], dim=1)
-        if self._cache is None:
-            logits = _forward(self._model, self._ids, cache=None, use_cache=False).logits
-        else:
-            logits = _forward(self._model, tokens, cache=self._cache).logits
-        kept: torch.Tensor = logits[:, -tokens.shape[1] :]
-        return kept
+        logits = forward(self._model, self._ids, use_cache=False).logits
+        return logits[:, -tokens.shape[1] :]
 
     def keep(self, index: Sequence[int]) -> None:
         """Let row i be what row `index[i]` was; rows not named are dropped."""
         import torch
 
-        rows = torch.tensor(list(index), dtype=torch.long, device=self._ids.device)
-        self._ids = self._ids.index_select(0, rows)
-        if self._cache is not None:
-            # The one operation that every layer type has, short convolutions included.
-            self._cache.reorder_cache(rows)  # type: ignore[arg-type]
+        rows = torch.tensor(list(index), dtype=torch.long, device=self._device)
+        if self._ids is not None:
+            self._ids = self._ids.index_select(0, rows)
+        if self.cache is not None:
+            self.cache.reorder_cache(rows)  # type: ignore[arg-type]
 
 
-def _forward(
+def forward(
     model: PreTrainedModel,
     ids: torch.Tensor,
     *,
-    cache: Cache | None,
+    cache: Cache | None = None,
     use_cache: bool = True,
     last: bool = False,
+    **more: object,
 ) -> Any:  # noqa: ANN401 - each architecture has its own output class
     """No gradients, and not inference mode: a tensor that a model keeps of it (a rotary table,
-    say) would break the user's own training later."""
+    say) would break the user's own training later. `last`: the logits of the last token only."""
     import torch
 
-    more: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
-    if last and "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if cache is not None:
+        more["past_key_values"] = cache
+    if last and "logits_to_keep" in accepted(model):
         more["logits_to_keep"] = 1
     with torch.no_grad():
         return model(input_ids=ids, use_cache=use_cache, return_dict=True, **more)
+
+
+def accepted(model: PreTrainedModel) -> frozenset[str]:
+    """The names of what its forward takes."""
+    return _parameters(type(model).forward)
+
+
+@lru_cache(maxsize=64)
+def _parameters(function: Callable[..., object]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def device_of(model: PreTrainedModel) -> torch.device:
@@ -136,6 +192,12 @@ def check_evaluating(model: PreTrainedModel) -> None:
             value=type(model).__name__,
             hint="Call model.eval() first; tta never changes a model by itself",
         )
+
+
+def _settled(cache: Cache) -> Cache:
+    from tta.decoding.attention import settled
+
+    return settled(cache)
 
 
 def _forkable(cache: object) -> bool:
@@ -157,61 +219,118 @@ class Row:
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
     finish: Finish | None = None
+    stats: Stats = field(default_factory=Stats)
+    rejected: bool = False
+    """It was stopped from outside: no answer, and no vote."""
+    forced: list[int] = field(default_factory=list)
+    """What comes next whatever the model says, so that it can be run in one pass."""
+
+    @property
+    def random(self) -> float | None:
+        """The random number of the next token."""
+        return None if self.uniforms is None else float(self.uniforms[len(self.ids)])
+
+    def allowed(self, width: int) -> Bools | None:
+        """Shape (width,); None when anything is."""
+        if not self.forced:
+            return None if self.matcher is None else self.matcher.allowed()
+        only = np.zeros(width, dtype=np.bool_)
+        only[self.forced[0]] = True
+        return only
+
+    def take(self, token: int) -> None:
+        self.ids.append(token)
+        if self.matcher is None:
+            return
+        self.matcher.take(token)
+        # A row always follows what is forced, whatever others do: it must not depend on them.
+        self.forced = self.forced[1:] or list(self.matcher.forced())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """When a row is over: an id of `ends`, `limit` tokens, or `stops(ids)`."""
+    """When a row is over: an id of `ends`, `limit` tokens, `stops(ids)`, or `reject(rows)`: the
+    indices of those among the live rows that are not worth going on with."""
 
     ends: tuple[int, ...]
     limit: int
     stops: Callable[[Sequence[int]], bool] | None = None
+    reject: Callable[[Sequence[Row]], Sequence[int]] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    vocabulary: int | None = None
+    """How many of the logits' columns the tokenizer knows; all of them when None."""
 
 
-def uniforms(seed: int, sample: int, steps: int) -> Floats:
-    """The random numbers of one sample, shape (steps,): they depend on nothing else.
+def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FORKED) -> int:
+    """Draw every row to its end, in place; returns how many forward passes were run.
 
-    Counter-based (Philox; Salmon et al., 2011), so sample i is the same whatever n is.
+    A row that is over leaves at once: its cache, matcher, random numbers and statistics go with
+    it by one index.
     """
-    mask = 2**64 - 1
-    key = np.array([seed & mask, sample & mask], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).random(steps)
-
-
-def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules) -> int:
-    """Draw every row to its end, in place; returns how many forward passes were run."""
     import torch
 
     live = list(rows)
+    for row in live:
+        row.forced = list(row.matcher.forced()) if row.matcher is not None else []
     state: Rows | None = None
-    logits = prefix.logits.expand(len(live), -1)
+    logits = prefix.logits[:, None].expand(len(live), -1, -1)
     passes = 0
     while True:
-        for row, logp in zip(live, log_probabilities(logits), strict=True):
-            advance(row, logp, rules)
-        going = [i for i, row in enumerate(live) if row.finish is None]
+        for place in range(logits.shape[1]):
+            _advance_all(live, logits[:, place], rules)
+        going = _places([row.finish is None for row in live])
         if not going:
             return passes
         if state is None:
-            state = prefix.fork(len(live))
-        if len(going) < len(live):
+            state = prefix.fork(len(going), how)
+        elif len(going) < len(live):
             state.keep(going)
-            live = [live[i] for i in going]
-        logits = state.forward(torch.tensor([[row.ids[-1]] for row in live]))[:, -1]
+        live = [live[i] for i in going]
+        ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
+        logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
         passes += 1
 
 
-def advance(row: Row, logp: Floats, rules: Rules) -> None:
-    """Give `row` its next token, or its end. `logp` has shape (V,)."""
-    token = _pick(row, logp)
-    if token in rules.ends:
-        row.logprob += end_logprob(logp, rules.ends)
+def _places(going: Sequence[bool]) -> list[int]:
+    """Which rows stand where once the others have left: the last fill the gaps, so few move."""
+    left = sum(going)
+    last = iter([i for i in range(left, len(going)) if going[i]])
+    return [i if going[i] else next(last) for i in range(left)]
+
+
+def _ahead(live: Sequence[Row], rules: Rules) -> int:
+    """How many tokens every row is known to take next, none of which can end it."""
+    if rules.reject is not None or not rules.ends:
+        return 0
+    return min(min(len(row.forced), rules.limit - len(row.ids) - 1) for row in live)
+
+
+def _advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
+    steps = sample.step(
+        logits,
+        [row.random for row in live],
+        sampling=rules.sampling,
+        ends=rules.ends,
+        allowed=[row.allowed(logits.shape[-1]) for row in live],
+        vocabulary=rules.vocabulary,
+    )
+    for row, taken in zip(live, steps, strict=True):
+        advance(row, taken, rules)
+    if rules.reject is not None:
+        going = [row for row in live if row.finish is None]
+        for i in rules.reject(going):
+            going[i].rejected, going[i].finish = True, Finish.LENGTH
+
+
+def advance(row: Row, taken: sample.Step, rules: Rules) -> None:
+    """Give `row` its next token, or its end."""
+    row.stats.add(taken.certainty, taken.confidence, taken.mask_mass)
+    if taken.token in rules.ends:
+        row.logprob += taken.end_logprob
         row.finish = Finish.STOP
         return
-    row.ids.append(token)
-    row.logprob += float(logp[token])
-    if row.matcher is not None:
-        row.matcher.take(token)
+    row.take(taken.token)
+    row.logprob += taken.logprob
     full = len(row.ids) >= rules.limit
     if row.matcher is not None:
         # A complete answer still pays for its end of turn, unless it has none or no room for it.
@@ -220,55 +339,3 @@ def advance(row: Row, logp: Floats, rules: Rules) -> None:
         over = rules.stops is not None and rules.stops(row.ids)
     if over or full:
         row.finish = Finish.STOP if over else Finish.LENGTH
-
-
-def _pick(row: Row, logp: Floats) -> int:
-    if row.matcher is not None:
-        logp = np.where(row.matcher.allowed(), logp, -np.inf)
-    if row.uniforms is None:
-        return int(logp.argmax())
-    return nucleus(logp, float(row.uniforms[len(row.ids)]))
-
-
-def nucleus(logp: Floats, u: float) -> int:
-    """The token at `u` in [0, 1) of the distribution cut to `TOP_P`; `logp` has shape (V,).
-
-    Inverse of the cumulative distribution in the order of the ids: one random number a token.
-    """
-    p = np.exp((logp - logp.max()) / TEMPERATURE)
-    cdf = np.cumsum(np.where(p >= _floor(p), p, 0.0))
-    return int(np.searchsorted(cdf, u * cdf[-1], side="right"))
-
-
-def _floor(p: Floats) -> float:
-    """The least probability in the nucleus of the (unnormalised) `p`."""
-    wanted = TOP_P * p.sum()
-    for size in (256, p.size):  # nearly always within the first, and sorting all of V is slow
-        top = np.sort(np.partition(p, -size)[-size:] if size < p.size else p)[::-1]
-        held = np.cumsum(top)
-        if held[-1] >= wanted:
-            break
-    return float(top[min(int(np.searchsorted(held, wanted)), top.size - 1)])
-
-
-def end_logprob(logp: Floats, ends: Sequence[int]) -> float:
-    """Log-probability that the turn ends here: of all of `ends` together."""
-    return float(np.logaddexp.reduce(logp[list(ends)]))
-
-
-def log_probabilities(logits: torch.Tensor) -> Floats:
-    """Raw logits (N, V) of any dtype and device to log-probabilities in nats, float64.
-
-    `UnsupportedModel`: the logits are not numbers (a half-precision overflow, mostly).
-    """
-    z = logits.float().cpu().numpy().astype(np.float64)
-    top = z.max(axis=-1, keepdims=True)
-    if not np.isfinite(top).all():
-        raise UnsupportedModel(
-            "The model computes logits that are not numbers",
-            value=float(top.min()),
-            hint="Load it in float32 or bfloat16, or check its weights",
-        )
-    z -= top
-    normalised: Floats = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
-    return normalised

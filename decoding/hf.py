@@ -6,6 +6,7 @@ changes what it was handed: no parameter, hook, mode, configuration or tokenizer
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tta.decoding import choices, engine
+from tta.decoding.cache import LIMIT, SHARED_SCOPE, Filled, PrefixCache, prefill
 from tta.decoding.constrain import Output
 from tta.decoding.matcher import TokenMatcher, token_table
+from tta.decoding.plan import Plan, forced, pays, plan
+from tta.decoding.sample import Sampling, uniforms
 from tta.decoding.template import PLAIN_STOP, Template, end_ids, within
 from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
 from tta.types import Candidate, Cost, Message, Prompt
@@ -31,6 +35,10 @@ CONTEXT_FALLBACK = 4096
 """Tokens, for configurations that name no limit (recurrent models, mostly)."""
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _VOLATILE_KEYS = ("_name_or_path", "transformers_version")
+_STEMS = 256
+"""How many conversations' beginnings are remembered by length."""
+_ANSWERS = 4096
+"""How many answers' token ids are remembered."""
 _STOP_WINDOW = 16
 """How many of the last tokens are searched for the plain format's stop."""
 
@@ -42,11 +50,23 @@ class HFModel:
     every call, since its owner may train it in between.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        cache_bytes: int = LIMIT,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.template = Template(tokenizer)
+        self.cache = PrefixCache(cache_bytes)
+        self.sampling = Sampling()
         self._table: tuple[tuple[object, ...], LLTokenizer] | None = None
+        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._forced: tuple[str | None, str | None] = (None, None)
+        self._answers: dict[tuple[int, str], tuple[int, ...]] = {}
+        self._stems: dict[tuple[Message, ...], int] = {}
 
     def __repr__(self) -> str:
         return f"HFModel({self.id!r}, context_length={self.context_length})"
@@ -108,22 +128,83 @@ class HFModel:
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    # ------------------------------------------------------------------------------ settings
+
+    @property
+    def plan(self) -> Plan:
+        """Which of the engine's ways are used: found by trying them, once for each way the
+        model's owner sets it up, unless `using` says otherwise."""
+        config = self.model.config
+        key = (config._attn_implementation, self.model.dtype, self.model.device)
+        if key not in self._plans:
+            self._plans[key] = plan(self.model)
+        found = self._plans[key]
+        return found if self._forced == (None, None) else forced(found, *self._forced)
+
+    def using(
+        self,
+        *,
+        rows: str | None = None,
+        choices: str | None = None,
+        sampling: Sampling | None = None,
+    ) -> HFModel:
+        """The same model, tokenizer and cache with other settings; this one keeps its own.
+
+        `rows`: "shared", "forked" or "recomputed"; `choices`: "packed", "forest" or "rows"
+        (`Plan`). `InvalidSetting`: no such way; `UnsupportedModel`: it does not hold here.
+        """
+        view = copy.copy(self)
+        view._forced = (rows, choices)
+        view.sampling = sampling or self.sampling
+        _ = view.plan
+        return view
+
+    def stem(self, messages: Sequence[Message]) -> int:
+        """How many of the first ids of `render(messages)` stay whatever the last turn says: what
+        may be passed as `common=` when nothing before that turn is anyone's own."""
+        head = tuple(messages[:-1])
+        if head not in self._stems:
+            ends = [Message(role=messages[-1].role, content=text) for text in ("0", "a b")]
+            one, other = (self.render([*head, end]).ids for end in ends)
+            if len(self._stems) >= _STEMS:
+                self._stems.clear()
+            pairs = enumerate(zip(one, other, strict=False))
+            self._stems[head] = next((i for i, (a, b) in pairs if a != b), 0)
+        return self._stems[head]
+
+    def forget(self, scope: str | None = None) -> None:
+        """Drop what the prefix cache keeps of one scope; everything when None."""
+        self.cache.forget(scope)
+
     # --------------------------------------------------------------------------- answering
 
     def draw(
-        self, prompt: Prompt, *, n: int, max_new_tokens: int, seed: int, output: object = None
+        self,
+        prompt: Prompt,
+        *,
+        n: int,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+        common: int = 0,
     ) -> tuple[tuple[Candidate, ...], Cost]:
-        """`n` candidates from one prefill: the first greedy, the others sampled (`engine.TOP_P`).
+        """`n` candidates from one prefill: the first greedy, the others sampled (`sampling`).
 
         Random numbers come from (seed, sample, step): sample i does not depend on n. Texts are as
         decoded, special tokens left out, nothing stripped, save for the one space (plain format)
-        that stands between prompt and answer. `InvalidSetting`: n or max_new_tokens below 1;
-        `PromptTooLong`; `InvalidOutput`: `output` cannot be enforced.
+        that stands between prompt and answer. With a `scope` (a user, as a rule) the prompt may
+        be continued from one that this scope ran before, its first `common` tokens from one that
+        anyone ran; without, nothing is reused or kept.
+
+        `InvalidSetting`: n or max_new_tokens below 1; `PromptTooLong`; `InvalidOutput`: `output`
+        cannot be enforced.
         """
         started = time.perf_counter()
         self._check_draw(prompt, n, max_new_tokens)
         constraint = Output.of(output)
-        prefix = engine.Prefix(self.model, prompt.ids)
+        filled = self._prefill(prompt, scope, common)
+        prefix = filled.prefix
         width = prefix.logits.shape[-1]
         ends = within(self.end_ids, width)
         matchers: Sequence[TokenMatcher | None] = [None] * n
@@ -134,25 +215,31 @@ class HFModel:
             # As the grammar saw it: some tokenizers drop a leading space when they decode.
             decode = table.decode_str
         rows = [
-            engine.Row(
-                uniforms=engine.uniforms(seed, i, max_new_tokens) if i else None, matcher=matcher
-            )
+            engine.Row(uniforms=uniforms(seed, i, max_new_tokens) if i else None, matcher=matcher)
             for i, matcher in enumerate(matchers)
         ]
-        stops = self._stops if self.template.plain else None
-        rules = engine.Rules(ends=ends, limit=max_new_tokens, stops=stops)
-        passes = engine.draw(prefix, rows, rules)
-        cost = Cost(
-            prefilled=len(prompt.ids),
-            drawn=sum(len(row.ids) for row in rows),
-            passes=passes + 1,
-            ms=_since(started),
+        rules = engine.Rules(
+            ends=ends,
+            limit=max_new_tokens,
+            stops=self._stops if self.template.plain else None,
+            sampling=self.sampling,
+            vocabulary=min(width, len(self.tokenizer)),
         )
+        passes = engine.draw(prefix, rows, rules, self._fork(prefix, n))
+        drawn = sum(len(row.ids) for row in rows)
+        cost = _cost(prompt, filled, started, passes=passes, drawn=drawn)
         return tuple(_candidate(row, decode(row.ids)) for row in rows), cost
 
-    def choose(self, prompt: Prompt, answers: Sequence[str]) -> tuple[FloatArray, Cost]:
+    def choose(
+        self,
+        prompt: Prompt,
+        answers: Sequence[str],
+        *,
+        scope: str | None = None,
+        common: int = 0,
+    ) -> tuple[FloatArray, Cost]:
         """Log-probability (nats, float64, shape (len(answers),)) of each answer, end of turn
-        included.
+        included; `scope` and `common` as for `draw`.
 
         In the plain format a line break ends the turn as well. `InvalidOutput`: no answers, one
         that is empty, given twice, or that the tokenizer makes nothing of; `PromptTooLong`.
@@ -160,15 +247,40 @@ class HFModel:
         started = time.perf_counter()
         choices.check_answers(answers)
         ids = [self._answer_ids(answer) for answer in answers]
-        self._check_room(prompt, max(map(len, ids)))
-        prefix = engine.Prefix(self.model, prompt.ids)
-        ends = within(self._answer_ends, prefix.logits.shape[-1])
-        scores, tokens, passes = choices.score(prefix, ids, ends)
-        cost = Cost(prefilled=len(prompt.ids) + tokens, passes=passes + 1, ms=_since(started))
-        return scores, cost
+        longest = max(map(len, ids))
+        self._check_room(prompt, longest)
+        filled = self._prefill(prompt, scope, common)
+        ends = within(self._answer_ends, filled.prefix.logits.shape[-1])
+        way = self.plan.choices_for(len(prompt.ids) + longest)
+        scores, tokens, passes = choices.score(filled.prefix, ids, ends, way)
+        return scores, _cost(prompt, filled, started, passes=passes, scored=tokens)
+
+    def _prefill(self, prompt: Prompt, scope: str | None, common: int) -> Filled:
+        return prefill(
+            self.model,
+            prompt.ids,
+            None if scope is None else self.cache,
+            scope=scope or SHARED_SCOPE,
+            common=common,
+            resumes=self.plan.resumes,
+            grouped=self.plan.grouped,
+        )
+
+    def _fork(self, prefix: engine.Prefix, n: int) -> engine.Fork:
+        """What the plan allows, and, unless it was asked for, pays."""
+        how = self.plan.rows
+        if how is engine.Fork.SHARED and self._forced[0] is None and not pays(prefix, n):
+            return engine.Fork.FORKED
+        return how
 
     def _answer_ids(self, answer: str) -> tuple[int, ...]:
-        ids = self.template.encode_answer(answer)
+        """Remembered, since the same answers come again at every step."""
+        key = (len(self.tokenizer), answer)
+        ids = self._answers.get(key)
+        if ids is None:
+            if len(self._answers) >= _ANSWERS:
+                self._answers.clear()
+            ids = self._answers[key] = self.template.encode_answer(answer)
         if not ids:
             raise InvalidOutput(
                 f"The tokenizer makes no token of the answer {answer!r}",
@@ -226,8 +338,28 @@ class HFModel:
 
 def _candidate(row: engine.Row, text: str) -> Candidate:
     assert row.finish is not None  # the loop ends when every row has one
-    return Candidate(text=text, token_ids=tuple(row.ids), logprob=row.logprob, finish=row.finish)
+    return Candidate(
+        text=text,
+        token_ids=tuple(row.ids),
+        logprob=row.logprob,
+        finish=row.finish,
+        stats=row.stats.summary(),
+    )
 
 
-def _since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000.0
+def _cost(
+    prompt: Prompt,
+    filled: Filled,
+    started: float,
+    *,
+    passes: int,
+    drawn: int = 0,
+    scored: int = 0,
+) -> Cost:
+    return Cost(
+        prefilled=len(prompt.ids) - filled.reused + scored,
+        reused=filled.reused,
+        drawn=drawn,
+        passes=passes + filled.passes,
+        ms=(time.perf_counter() - started) * 1000.0,
+    )

@@ -87,6 +87,15 @@ class TokenMatcher:
         self._matcher.consume_token(token)
         _check_state(self._matcher)
 
+    def forced(self) -> list[int]:
+        """Tokens that all complete answers go on with, as the tokenizer itself would write them:
+        what a model was trained to read, where the mask would allow other spellings too."""
+        if self._matcher.is_stopped():
+            return []
+        tokens = list(self._matcher.compute_ff_tokens())
+        unusable = (i for i, t in enumerate(tokens) if t >= self._width or t in self._ends)
+        return tokens[: next(unusable, len(tokens))]
+
 
 def _check_state(matcher: LLMatcher) -> None:
     if not matcher.is_error():

@@ -29,12 +29,24 @@ from transformers import (
     Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
 )
 
 LINES = [
@@ -90,6 +102,32 @@ def _gemma3() -> PreTrainedModel:
     return Gemma3ForCausalLM(Gemma3TextConfig(**config))
 
 
+def _phi3() -> PreTrainedModel:
+    return Phi3ForCausalLM(Phi3Config(**{**_SMALL, "pad_token_id": 0}))
+
+
+def _mixtral() -> PreTrainedModel:
+    return MixtralForCausalLM(MixtralConfig(**_SMALL, num_local_experts=4))
+
+
+def _mamba() -> PreTrainedModel:
+    config = MambaConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=8,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return MambaForCausalLM(config)
+
+
+def _qwen3_next() -> PreTrainedModel:
+    linear: dict[str, Any] = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+    config = Qwen3NextConfig(
+        **_SMALL, **linear, head_dim=8, linear_key_head_dim=8, linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention"], mlp_only_layers=[0, 1],
+        num_experts=0,
+    )  # fmt: skip
+    return Qwen3NextForCausalLM(config)
+
+
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SMALL)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SMALL)),
@@ -99,6 +137,12 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_SMALL, head_dim=8, sliding_window=16)),
     "gemma3": _gemma3,
     "lfm2": _lfm2,
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SMALL, head_dim=8)),
+    "phi3": _phi3,
+    "olmo": lambda: OlmoForCausalLM(OlmoConfig(**_SMALL)),
+    "mixtral": _mixtral,
+    "mamba": _mamba,
+    "qwen3_next": _qwen3_next,
 }
 
 

@@ -6,10 +6,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tta.decoding import HFModel, choices, load
-from tta.decoding.engine import Prefix, log_probabilities
+import tta
+from tta.decoding import HFModel, choices, forest, load
+from tta.decoding.choices import Trie, Way
+from tta.decoding.engine import Prefix
 from tta.errors import InvalidOutput, PromptTooLong
 from tta.types import Message, Prompt
+
+from conftest import build  # isort: skip
 
 ASK = (
     Message(role="system", content="Name the intent."),
@@ -35,20 +39,24 @@ def test_choosing_equals_one_sequence_at_a_time_for_every_architecture(
     prompt = model.render(ASK)
     scores, cost = model.choose(prompt, ANSWERS)
     expected = [one_at_a_time(model, prompt, answer, model.end_ids) for answer in ANSWERS]
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
-    answer_tokens = sum(len(model.template.encode_answer(answer)) for answer in ANSWERS)
-    assert (cost.prefilled, cost.passes, cost.drawn) == (len(prompt.ids) + answer_tokens, 2, 0)
+    np.testing.assert_allclose(scores, expected, atol=2e-5)
+    ids = [model.template.encode_answer(answer) for answer in ANSWERS]
+    way = model.plan.choices_for(len(prompt.ids) + max(map(len, ids)))
+    tokens = sum(map(len, ids)) if way is Way.ROWS else len(Trie.of(ids))
+    assert (cost.prefilled, cost.passes, cost.drawn) == (len(prompt.ids) + tokens, 2, 0)
 
 
 def test_choosing_in_small_chunks_changes_nothing(
-    tiny_lfm2: PreTrainedModel,
+    any_model: PreTrainedModel,
     chat_tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = load(tiny_lfm2, chat_tokenizer)
+    model = load(any_model, chat_tokenizer)
     prompt = model.render(ASK)
     whole, _ = model.choose(prompt, ANSWERS)
+    model.forget()
     monkeypatch.setattr(choices, "TOKENS_PER_PASS", 1)
+    monkeypatch.setattr(choices, "ENTRIES_PER_PASS", 1)
     single, cost = model.choose(prompt, ANSWERS)
     np.testing.assert_allclose(whole, single, atol=1e-5)
     assert cost.passes == 1 + len(ANSWERS)
@@ -73,7 +81,7 @@ def test_a_trained_model_is_scored_exactly_in_the_plain_format(
     line_break = model.template.encode("\n")
     ends = model.end_ids + (line_break if len(line_break) == 1 else ())
     expected = [one_at_a_time(model, prompt, answer, ends) for answer in answers]
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    np.testing.assert_allclose(scores, expected, atol=2e-5)
     assert scores.argmax() != 2
 
 
@@ -83,7 +91,7 @@ def test_the_probabilities_of_all_answers_sum_to_one(tiny_llama: PreTrainedModel
     end, words = 0, list(range(1, 384))
     single, _, _ = choices.score(prefix, [[w] for w in words], [end])
     reached, _, _ = choices.score(prefix, [[w] for w in words], [])
-    at_once = math.exp(log_probabilities(prefix.logits)[0][end])
+    at_once = float(prefix.logits[0].double().softmax(-1)[end])
     assert at_once + np.exp(reached).sum() == pytest.approx(1.0, abs=1e-5)
     pairs = [[3, w] for w in words]
     longer, _, _ = choices.score(prefix, pairs, [])
@@ -109,10 +117,11 @@ def test_a_model_without_any_end_leaves_it_out(
     model = load(tiny_llama, chat_tokenizer)
     prompt = model.render(ASK)
     ids = [model.template.encode_answer(answer) for answer in ANSWERS]
-    scores, tokens, _ = choices.score(Prefix(model.model, prompt.ids), ids, [])
     expected = [one_at_a_time(model, prompt, answer, ()) for answer in ANSWERS]
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
-    assert tokens == sum(len(i) - 1 for i in ids)
+    for way in (Way.ROWS, Way.PACKED):
+        scores, tokens, _ = choices.score(Prefix(model.model, prompt.ids), ids, [], way)
+        np.testing.assert_allclose(scores, expected, atol=2e-5)
+        assert tokens <= sum(len(i) - 1 for i in ids)
 
 
 def test_scores_do_not_depend_on_the_other_answers_or_their_order(
@@ -156,3 +165,50 @@ def test_an_answer_that_does_not_fit_behind_the_prompt_is_refused(
     with pytest.raises(PromptTooLong) as caught:
         model.choose(prompt, ["tracking number"])
     assert caught.value.value == 255
+
+
+# ------------------------------------------------------------------------------------- tries
+
+
+def test_what_answers_begin_with_is_held_once() -> None:
+    trie = Trie.of([(1, 2, 3), (1, 2), (1, 4), (5,), ()])
+    assert trie.tokens == (1, 2, 3, 4, 5)
+    assert trie.parents == (-1, 0, 1, 0, -1)
+    assert trie.depths == (0, 1, 2, 1, 0)
+    assert trie.leaves == (2, 1, 3, 4, -1)
+
+
+def test_blocks_hold_whole_branches_and_a_scattered_tree_is_one_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forest, "BLOCK", 2)
+    assert forest.Tree([-1, 0, 0, -1, 3, -1]).blocks == ((0, 3), (3, 5), (5, 6))
+    assert forest.Tree([-1, -1, 0, 1]).blocks == ((0, 4),)
+
+
+@pytest.mark.parametrize("name", ["lfm2", "llama", "gpt2"])
+def test_many_answers_in_many_blocks_and_passes_are_scored_exactly(
+    name: str, chat_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forest, "BLOCK", 8)
+    model = load(build(name), chat_tokenizer)
+    prompt = model.render(ASK)
+    answers = [f"{a} {b} {c}" for a in ("card", "no") for b in ("lost", "x") for c in range(9)]
+    assert model.plan.choices is not Way.ROWS
+    rows, _ = model.using(choices="rows").choose(prompt, answers)
+    whole, _ = model.choose(prompt, answers)
+    np.testing.assert_allclose(whole, rows, atol=2e-5)
+    monkeypatch.setattr(choices, "ENTRIES_PER_PASS", 40 * 384)
+    parts, cost = model.choose(prompt, answers[::-1])
+    np.testing.assert_allclose(parts[::-1], rows, atol=2e-5)
+    assert cost.passes > 1
+
+
+def test_the_bundled_model_scores_its_answers_exactly() -> None:
+    model = load(*tta.bundled())
+    prompt = model.render([Message(role="user", content="Where is my parcel?")])
+    answers = ["card_arrival", "card_lost", "card", "refund_not_showing_up", "yes", "Yes!"]
+    assert model.plan.choices is Way.FOREST
+    scores, _ = model.choose(prompt, answers)
+    expected = [one_at_a_time(model, prompt, answer, model.end_ids) for answer in answers]
+    np.testing.assert_allclose(scores, expected, atol=5e-5)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+import torch
 from pydantic import BaseModel, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typing_extensions import TypedDict
@@ -220,8 +221,9 @@ def test_a_grammar_is_never_left(model: HFModel) -> None:
         assert re.fullmatch(r"move (left|right)( [0-9]{1,2})?", candidate.text)
 
 
-def test_properties_may_have_any_name_and_annotations_begin_with_x() -> None:
-    schema = {"type": "object", "properties": {"minlength": {"type": "integer", "x-unit": "m"}}}
+def test_properties_may_have_any_name_and_annotations_begin_with_x_or_a_dash() -> None:
+    marked = {"type": "integer", "x-unit": "m", "_comment": "metres"}
+    schema = {"id": "http://a.b/c", "type": "object", "properties": {"minlength": marked}}
     assert Output.of(schema) is not None
 
 
@@ -285,6 +287,7 @@ def test_an_answer_complete_with_its_last_token_is_not_cut_off(model: HFModel) -
         ({"anyOf": [{"type": "string"}, {"$defs": {"b": {"typ": "string"}}}]}, "typ"),
         (set[int], "uniqueItems"),
         ({"enum": []}, "empty"),
+        ({"allOf": [{"$id": "http://a.b/c", "$ref": "d.json"}]}, r"\$id"),
         ({"$ref": "#/$defs/gone"}, "gone"),
         ({"type": "string", "format": "zork"}, "zork"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
@@ -368,3 +371,53 @@ def test_choices_carry_descriptions_of_nothing_but_themselves() -> None:
     assert output.accepts("LOC") and not output.accepts("NUM")
     with pytest.raises(InvalidOutput, match="NUM"):
         Output.of(Choices(answers=("HUM",), descriptions={"NUM": "number"}))
+
+
+# ------------------------------------------------------------------------------ forced tokens
+
+
+KEYED = {
+    "type": "object",
+    "properties": {
+        "tracking_number_of_the_parcel": {"type": "integer", "minimum": 0, "maximum": 9},
+        "quick_brown_fox": {"type": "boolean"},
+    },
+    "required": ["tracking_number_of_the_parcel", "quick_brown_fox"],
+    "additionalProperties": False,
+}
+
+
+def test_forced_tokens_are_run_in_fewer_passes_and_scored_as_any_others(model: HFModel) -> None:
+    prompt = model.render(ASK)
+    (one,), cost = model.draw(prompt, n=1, max_new_tokens=120, seed=0, output=KEYED)
+    assert cost.passes < cost.drawn * 0.7
+    jsonschema.validate(json.loads(one.text), KEYED)
+    with torch.no_grad():
+        logits = model.model(input_ids=torch.tensor([[*prompt.ids, *one.token_ids]])).logits[0]
+    logp = logits.double().log_softmax(-1)[len(prompt.ids) - 1 :]
+    expected = sum(float(logp[t, i]) for t, i in enumerate(one.token_ids))
+    expected += float(logp[-1, list(model.end_ids)].logsumexp(0))
+    assert one.logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_forced_tokens_are_followed_in_every_way_and_whatever_other_rows_do(
+    any_model: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load(any_model, chat_tokenizer)
+    prompt = model.render(ASK)
+    output = ["tracking number", "tracking is lost", "card"]
+    one, _ = model.draw(prompt, n=1, max_new_tokens=30, seed=2, output=output)
+    many, _ = model.draw(prompt, n=5, max_new_tokens=30, seed=2, output=output)
+    best, _ = model.using(rows=model.plan.rows).draw(
+        prompt, n=5, max_new_tokens=30, seed=2, output=output
+    )
+    assert one[0].token_ids == many[0].token_ids
+    assert [c.token_ids for c in many] == [c.token_ids for c in best]
+    assert {c.text for c in many} <= set(output)
+
+
+@pytest.mark.parametrize("tokens", range(1, 12))
+def test_a_limit_in_the_middle_of_forced_tokens_cuts_there(model: HFModel, tokens: int) -> None:
+    (one,), _ = model.draw(model.render(ASK), n=1, max_new_tokens=tokens, seed=0, output=KEYED)
+    assert len(one.token_ids) == tokens
+    assert one.finish is Finish.LENGTH

@@ -10,7 +10,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tta.decoding import HFModel, engine, load
+from tta.decoding import HFModel, engine, load, sample
 from tta.errors import (
     InvalidSetting,
     InvalidText,
@@ -154,22 +154,6 @@ def test_a_model_without_a_cache_draws_and_chooses_the_same(
     np.testing.assert_allclose(model.choose(prompt, ["card", "card lost"])[0], scores, atol=1e-5)
 
 
-def test_sampling_follows_the_nucleus_and_its_probabilities() -> None:
-    p = np.array([0.5, 0.3, 0.1, 0.06, 0.04])
-    logp = np.log(p)
-    grid = (np.arange(10_000) + 0.5) / 10_000
-    counts = np.bincount([engine.nucleus(logp, float(u)) for u in grid], minlength=5)
-    kept = p[:4] / p[:4].sum()  # 0.5 + 0.3 + 0.1 + 0.06 is the first to hold 0.95
-    np.testing.assert_allclose(counts / 10_000, [*kept, 0.0], atol=2e-4)
-
-
-def test_the_nucleus_of_a_flat_distribution_is_wider_than_the_first_guess() -> None:
-    logp = np.log(np.linspace(1.0, 2.0, 3000))
-    drawn = {engine.nucleus(logp, float(u)) for u in np.linspace(0.0, 0.9999, 5000)}
-    assert 2000 < len(drawn) < 3000
-    assert min(drawn) > 0
-
-
 # ------------------------------------------------------------------------------ end of turn
 
 
@@ -215,9 +199,10 @@ def test_the_plain_format_ends_at_the_next_user_turn(
     row = engine.Row(uniforms=None)
     rules = engine.Rules(ends=model.end_ids, limit=100, stops=model._stops)
     for token in ids:
-        logp = np.full(384, -20.0)
-        logp[token] = -1e-6
-        engine.advance(row, logp, rules)
+        logits = torch.full((1, 384), -20.0)
+        logits[0, token] = 0.0
+        (taken,) = sample.step(logits, [None], sampling=rules.sampling, ends=rules.ends)
+        engine.advance(row, taken, rules)
         if row.finish is not None:
             break
     assert row.finish is Finish.STOP

@@ -1,0 +1,232 @@
+"""Many rows that attend to one prompt, whose keys and values are kept once.
+
+Knows cache layers and the attention operator. Refuses to know tokens, rows' owners and why rows
+are run together. The model is not told: its cache hands it keys that recognise themselves when
+they arrive at `scaled_dot_product_attention`, so no configuration, registry or module is changed
+and every thread has its own. A model that does anything else with them gets `UnsupportedModel`,
+and the caller falls back to a copied cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from tta.decoding.layers import Layer, keeps_all, light_copy
+from tta.errors import UnsupportedModel
+
+_GET = torch.Tensor.__getitem__
+_ALL = slice(None)
+_NEW_AXIS = (_ALL, _ALL, None, _ALL, _ALL)
+
+
+class Keys(torch.Tensor):
+    """Keys or values of the rows themselves, which know the layer that holds the rest."""
+
+    layer: PrefixedLayer
+    _allowed: ClassVar[frozenset[Any]] = frozenset(
+        (
+            *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")),
+            torch.Tensor.size,
+            torch.Tensor.dim,
+        )
+    )
+
+    # What `repeat_kv` is made of: heads need no copies for the queries that they serve.
+    _repeats: ClassVar[frozenset[Any]] = frozenset(
+        (torch.Tensor.__getitem__, torch.Tensor.expand, torch.Tensor.reshape)
+    )
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor, layer: PrefixedLayer) -> Keys:
+        keys: Keys = tensor.as_subclass(cls)
+        keys.layer = layer
+        return keys
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - as torch has it
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is sdpa:
+                return _attend(*args, **(kwargs or {}))
+            if func in cls._allowed:
+                return func(*args, **(kwargs or {}))
+            if func in cls._repeats and (func is not _GET or args[1] == _NEW_AXIS):
+                return args[0]
+        raise not_shared(getattr(func, "__name__", repr(func)))
+
+
+def _attend(
+    query: torch.Tensor,
+    key: Keys,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    if is_causal or dropout_p or (attn_mask is not None and attn_mask.shape[1] != 1):
+        raise not_shared("scaled_dot_product_attention with a causal flag, dropout or head masks")
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return key.layer.attend(query, attn_mask, factor)
+
+
+def not_shared(what: str) -> UnsupportedModel:
+    """A model asked something of shared keys that they cannot answer."""
+    return UnsupportedModel(
+        f"The prompt cannot be shared: the model's attention uses {what}",
+        value=what,
+        hint="Use plain rows: model.using(rows='forked')",
+    )
+
+
+class PrefixedLayer(DynamicLayer):
+    """Keys and values of a prompt, shapes (1, H, P, D), and of one more token in each of N rows."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._keys, self._values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        return int(self._keys.shape[-2])
+
+    def attend(self, query: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class SharedLayer(PrefixedLayer):
+    """Rows that are drawn: each has its own tokens after the prompt, all of the same number."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if key_states.shape[-2] != 1:
+            raise not_shared("several tokens at once")
+        if self.keys is None or self.values is None:
+            self.keys, self.values = key_states, value_states
+        else:
+            self.keys = torch.cat([self.keys, key_states], dim=-2)
+            self.values = torch.cat([self.values, value_states], dim=-2)
+        return Keys.of(self.keys, self), Keys.of(self.values, self)
+
+    def get_seq_length(self) -> int:
+        own = 0 if self.keys is None else self.keys.shape[-2]
+        return int(self._keys.shape[-2]) + int(own)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        if self.keys is not None and self.values is not None:
+            index = beam_idx.to(self.keys.device)
+            self.keys = self.keys.index_select(0, index)
+            self.values = self.values.index_select(0, index)
+
+    def attend(self, query: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+        """Softmax over prompt and own tokens together, from two partial sums that share one
+        maximum (log-sum-exp merge; Hydragen: Juravsky et al., 2024).
+
+        All rows' queries meet the prompt's keys in one product, which reads them once.
+        """
+        assert self.keys is not None and self.values is not None
+        n, heads, steps, width = query.shape
+        groups, prompt = self._keys.shape[1], self._keys.shape[2]
+        q = (query * scale).reshape(n, groups, -1, width)
+        of_prompt = _product(q, self._keys[0].mT).float()  # (G, N, R, P)
+        of_own = (q @ self.keys.mT).float().transpose(0, 1)  # (G, N, R, T)
+        if mask is not None:
+            bias = _bias(mask).transpose(0, 1)
+            of_prompt, of_own = of_prompt + bias[..., :prompt], of_own + bias[..., prompt:]
+        top = torch.maximum(of_prompt.amax(-1, keepdim=True), of_own.amax(-1, keepdim=True))
+        of_prompt, of_own = (of_prompt - top).exp_(), (of_own - top).exp_()
+        total = of_prompt.sum(-1, keepdim=True) + of_own.sum(-1, keepdim=True)
+        flat = of_prompt.to(self._values.dtype).reshape(groups, -1, prompt) @ self._values[0]
+        own = of_own.to(self.values.dtype).transpose(0, 1) @ self.values  # (N, G, R, D)
+        mixed = flat.reshape(groups, n, -1, flat.shape[-1]).transpose(0, 1).float() + own
+        out: torch.Tensor = mixed / total.transpose(0, 1)
+        return out.to(query.dtype).reshape(n, heads, steps, -1)
+
+
+def shared(cache: Cache, n: int) -> Cache:
+    """`n` rows that continue the one row of `cache`: keys and values of full attention are kept
+    once, windows and convolution or recurrent states are copied."""
+    index = torch.zeros(n, dtype=torch.long)
+    layers: list[Layer] = []
+    layer: Layer
+    for layer in cache.layers:
+        if keeps_all(layer):
+            layers.append(SharedLayer(layer.keys, layer.values))
+            continue
+        twin = light_copy(layer)
+        twin.reorder_cache(index)
+        layers.append(twin)
+    return Cache(layers=layers)
+
+
+class GroupedLayer(PrefixedLayer):
+    """One row that goes on by several tokens at once, and ends as a plain layer. Queries of heads
+    that share their keys are laid side by side, where the model would copy the keys for each."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys = torch.cat([self._keys, key_states], dim=-2)
+        self.values = torch.cat([self._values, value_states], dim=-2)
+        return Keys.of(self.keys, self), Keys.of(self.values, self)
+
+    def attend(self, query: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+        assert self.keys is not None and self.values is not None
+        n, heads, steps, width = query.shape
+        q = query.reshape(n, self.keys.shape[1], -1, width)
+        if mask is not None:
+            mask = mask.repeat(1, 1, q.shape[2] // mask.shape[2], 1)
+        elif steps > 1:
+            raise not_shared("no mask for several tokens")
+        out = sdpa(q, self.keys, self.values, attn_mask=mask, scale=scale)
+        return out.reshape(n, heads, steps, -1)
+
+    def plain(self) -> DynamicLayer:
+        layer = DynamicLayer()
+        assert self.keys is not None and self.values is not None
+        layer.lazy_initialization(self.keys, self.values)
+        layer.keys, layer.values = self.keys, self.values
+        return layer
+
+
+def grouped(cache: Cache) -> Cache:
+    """One row that continues `cache` by one pass; then `settled`."""
+    layers: list[Layer] = []
+    layer: Layer
+    for layer in cache.layers:
+        grows = keeps_all(layer)
+        layers.append(GroupedLayer(layer.keys, layer.values) if grows else light_copy(layer))
+    return Cache(layers=layers)
+
+
+def settled(cache: Cache) -> Cache:
+    """What a pass left in `cache`, in plain layers."""
+    layers = [x.plain() if isinstance(x, GroupedLayer) else x for x in cache.layers]
+    return Cache(layers=layers)
+
+
+def _product(q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """(N, G, R, D) by (G, D, P) to (G, N, R, P), one matrix product for each of the G heads."""
+    n, groups, rows, width = q.shape
+    flat = q.transpose(0, 1).reshape(groups, n * rows, width)
+    return (flat @ keys).reshape(groups, n, rows, -1)
+
+
+def _bias(mask: torch.Tensor) -> torch.Tensor:
+    if mask.dtype != torch.bool:
+        return mask.float()
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))

@@ -1,0 +1,192 @@
+"""Prompts that were run before, so that the next one with the same beginning is run from there.
+
+Knows token ids, scopes and bytes. Refuses to know text and users' names beyond a scope's string.
+
+What is kept is found by its token ids themselves, all of them, never by a hash alone: another
+beginning cannot be taken for this one. A scope's entries are invisible to every other scope; only
+a beginning that the caller says is common to all (`common`) is kept in the scope "". Forking
+copies, so an entry never changes.
+
+Prompts are cut at fixed places (every `CHUNK` tokens, and where the common part ends) whether or
+not anything is cached. So the same pieces are run either way, and what is cached changes how long
+an answer takes, never a bit of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tta.decoding.engine import Prefix, check_evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK = 512
+"""Tokens. Smaller pieces are found more often and run slower: at 256, a quarter slower with the
+bundled model, at 512 a tenth; with a larger model 5 % and less."""
+LIMIT = 256 * 2**20
+"""Bytes."""
+SHARED_SCOPE = ""
+Key = tuple[object, str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    """Beginnings of one prompt in one scope; they share their storage, so they go together."""
+
+    scope: str
+    prefixes: dict[Key, Prefix] = field(repr=False)
+    bytes: int
+
+
+class PrefixCache:
+    """At most `limit` bytes of keys, values and states, the least recently used thrown out first.
+
+    A prompt that takes more than half of that is not kept. Safe to use from several threads.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self.bytes = 0
+        self._found: dict[Key, _Entry] = {}
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many beginnings are kept."""
+        return len(self._found)
+
+    def get(self, key: Key) -> Prefix | None:
+        with self._lock:
+            entry = self._found.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(id(entry))
+            return entry.prefixes[key]
+
+    def put(self, scope: str, prefixes: dict[Key, Prefix]) -> None:
+        """Keep the beginnings of one prompt, shortest first."""
+        taken = _compacted(list(prefixes.values()))
+        if taken > self.limit // 2:
+            return
+        entry = _Entry(scope, dict(prefixes), taken)
+        with self._lock:
+            for key in prefixes:
+                if key in self._found:
+                    self._drop(self._found[key])
+            self._found.update(dict.fromkeys(prefixes, entry))
+            self._entries[id(entry)] = entry
+            self.bytes += taken
+            while self.bytes > self.limit:
+                self._drop(next(iter(self._entries.values())))
+
+    def forget(self, scope: str | None = None) -> None:
+        """Drop what one scope keeps; everything when None."""
+        with self._lock:
+            for entry in [e for e in self._entries.values() if scope in (None, e.scope)]:
+                self._drop(entry)
+
+    def _drop(self, entry: _Entry) -> None:
+        del self._entries[id(entry)]
+        self.bytes -= entry.bytes
+        for key in entry.prefixes:
+            if self._found.get(key) is entry:
+                del self._found[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A prompt that was run, how many of its tokens came from the cache, and in how many passes
+    the others were run."""
+
+    prefix: Prefix
+    reused: int
+    passes: int
+
+
+def prefill(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    cache: PrefixCache | None,
+    *,
+    scope: str = SHARED_SCOPE,
+    common: int = 0,
+    resumes: bool = True,
+    grouped: bool = False,
+) -> Filled:
+    """Run a prompt, from the longest beginning of it that this scope may use.
+
+    `common`: how many of the first tokens are nobody's own, and so may be found from every scope.
+    `resumes`: the model can be run in pieces; otherwise only a whole prompt is found again.
+    `grouped`: as for `Prefix`.
+    """
+    ids = tuple(ids)
+    if cache is None or cache.limit <= 0:
+        return Filled(Prefix(model, ids), 0, 1)
+    check_evaluating(model)  # also where nothing is left to run
+    state = _state(model)
+    cuts = _cuts(len(ids), common) if resumes else [len(ids)]
+    keys = [(state, SHARED_SCOPE if cut <= common else scope, ids[:cut]) for cut in cuts]
+    at, prefix = _longest(cache, keys)
+    reused = cuts[at - 1] if prefix is not None else 0
+    new: dict[str, dict[Key, Prefix]] = {}
+    for key in keys[at:]:
+        prefix = Prefix(model, key[2], start=prefix, grouped=grouped)
+        new.setdefault(key[1], {})[key] = prefix
+    for owner, prefixes in new.items():
+        cache.put(owner, prefixes)
+    assert prefix is not None  # there is always a cut at the end
+    return Filled(prefix, reused, len(keys) - at)
+
+
+def _longest(cache: PrefixCache, keys: Sequence[Key]) -> tuple[int, Prefix | None]:
+    """How many of the pieces need not be run, and what they came to."""
+    for at in range(len(keys), 0, -1):
+        prefix = cache.get(keys[at - 1])
+        if prefix is not None:
+            return at, prefix
+    return 0, None
+
+
+def _cuts(tokens: int, common: int) -> list[int]:
+    cuts = {*range(CHUNK, tokens, CHUNK), tokens}
+    if 0 < common < tokens:
+        cuts.add(common)
+    return sorted(cuts)
+
+
+def _state(model: PreTrainedModel) -> object:
+    """Changes when the owner of the model trains it, loads other weights, moves or recasts it."""
+    weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
+    return hash((model.config._attn_implementation, *weights))
+
+
+def _compacted(prefixes: Sequence[Prefix]) -> int:
+    """Let shorter beginnings use the longest one's keys and values; bytes of all together."""
+    from tta.decoding.layers import layer_bytes
+
+    longest = prefixes[-1].cache
+    if longest is None:
+        return sum(p.logits.numel() * p.logits.element_size() for p in prefixes)
+    total = sum(map(layer_bytes, longest.layers))
+    for prefix in prefixes[:-1]:
+        assert prefix.cache is not None
+        for layer, whole in zip(prefix.cache.layers, longest.layers, strict=True):
+            total += 0 if _viewed(layer, whole) else layer_bytes(layer)
+    return total + sum(p.logits.numel() * p.logits.element_size() for p in prefixes)
+
+
+def _viewed(layer: Any, whole: Any) -> bool:  # noqa: ANN401 - layers have no common base
+    """Let a layer use the storage of one that holds the same and more, where it has such."""
+    from tta.decoding.layers import keeps_all
+
+    if not keeps_all(layer):
+        return False
+    tokens = layer.keys.shape[-2]
+    layer.keys = whole.keys[:, :, :tokens]
+    layer.values = whole.values[:, :, :tokens]
+    return True
