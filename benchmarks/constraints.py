@@ -196,4 +196,3 @@ def _fresh(code: Sequence[str]) -> tuple[float, float]:
         )
         wall = perf_counter() - start
     return float(done.stdout.rpartition("SPENT")[2]), wall
-

@@ -65,9 +65,7 @@ class Judge:
         self.table: LLTokenizer = token_table(self.words, width=self.width, ends=self.ends)
 
     def rows(self, output: Output, n: int) -> list[TokenMatcher]:
-        return TokenMatcher.rows(
-            self.table, output.grammar, width=self.width, ends=self.ends, n=n
-        )
+        return TokenMatcher.rows(self.table, output.grammar, width=self.width, ends=self.ends, n=n)
 
     def takes(self, row: TokenMatcher, text: str) -> bool:
         for token in self.words(text, add_special_tokens=False)["input_ids"]:

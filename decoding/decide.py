@@ -91,7 +91,7 @@ class Decider:
                 opinion = self._names.opinion(request.prompt, answers, output.descriptions)
                 cost = Cost()
             else:
-                opinion, cost = self._model.choose(prompt, answers)
+                opinion, cost = self._model.choose(prompt, answers, scope=request.user)
             mixed = alone(FROZEN, opinion)
             return decision(_chosen(answers, opinion), mixed, cost, "closed set", {})
         drawn, cost = Drawing(self._model, self._readers).sample(request, output, prompt, 1)
@@ -108,7 +108,7 @@ class Decider:
         standing: Standing,
     ) -> Decision:
         opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))
-        asked, cost, skipped = self._ask(answers, prompts, standing, opinions)
+        asked, cost, skipped = self._ask(request.user, answers, prompts, standing, opinions)
         opinions |= asked
         if self._model is None:
             opinions[FROZEN] = opinions.pop("names")
@@ -128,6 +128,7 @@ class Decider:
 
     def _ask(
         self,
+        scope: str,
         answers: Sequence[str],
         prompts: Prompts,
         standing: Standing,
@@ -144,7 +145,7 @@ class Decider:
                 skipped += names(name)
                 continue
             prompt = prompts.recalled if name == RECALLED else prompts.frozen()
-            logprobs, more = self._model.choose(prompt, answers)
+            logprobs, more = self._model.choose(prompt, answers, scope=scope)
             found |= with_model(name, logprobs, answers, standing, readers)
             cost += more
         return found, cost, tuple(skipped)

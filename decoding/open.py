@@ -133,7 +133,7 @@ class Drawing:
         texts = [c.text for c in found.candidates]
         if len(texts) == 1:
             return {RECALLED if prompts.differ else FROZEN: np.zeros(1)}, Cost()
-        opinions, cost = self._likelihoods(prompts, standing, found, texts)
+        opinions, cost = self._likelihoods(request.user, prompts, standing, found, texts)
         opinions["votes"] = self._readers.votes(texts, recall)
         opinions["similar"] = self._readers.similar(texts, recall)
         certain = [c.stats.get(CERTAINTY) for c in found.candidates]
@@ -168,6 +168,7 @@ class Drawing:
             max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
             seed=request.seed,
             output=output,
+            scope=request.user,
         )
 
     def _drawn(
@@ -190,7 +191,12 @@ class Drawing:
         return [t for t in known if t not in drawn and (output is None or output.accepts(t))]
 
     def _likelihoods(
-        self, prompts: BothPrompts, standing: Standing, found: Drawn, texts: Sequence[str]
+        self,
+        scope: str,
+        prompts: BothPrompts,
+        standing: Standing,
+        found: Drawn,
+        texts: Sequence[str],
     ) -> tuple[dict[str, FloatArray], Cost]:
         """Mean log-probability per token under each prompt: sums would favour short answers. What
         was drawn from a prompt is known; the rest takes a pass."""
@@ -206,7 +212,8 @@ class Drawing:
                 continue
             if missing:
                 prompt = prompts.recalled if name == RECALLED else prompts.frozen()
-                scores, more = self._model.choose(prompt, [texts[i] for i in missing])
+                answers = [texts[i] for i in missing]
+                scores, more = self._model.choose(prompt, answers, scope=scope)
                 logprobs[missing] = scores
                 cost += more
             opinions[name] = logprobs / lengths

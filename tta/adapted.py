@@ -161,6 +161,8 @@ class Adapted:
     def forget(self, *, user: str) -> int:
         """Erase all that is kept of `user`, texts and vectors; returns how many events that was."""
         with self._parts.lock:
+            if self._parts.model is not None:
+                self._parts.model.forget(check_user(user))
             return self._parts.memory.forget(check_user(user))
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:

@@ -67,12 +67,27 @@ class Model(Protocol):
         """The prompt that asks for the next assistant turn."""
 
     def draw(
-        self, prompt: Prompt, *, n: int, max_new_tokens: int, seed: int, output: object = None
+        self,
+        prompt: Prompt,
+        *,
+        n: int,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
     ) -> tuple[tuple[Candidate, ...], Cost]:
-        """`n` candidates: the first is greedy, the others sampled by (seed, sample, step)."""
+        """`n` candidates: the first is greedy, the others sampled by (seed, sample, step).
 
-    def choose(self, prompt: Prompt, answers: Sequence[str]) -> tuple[FloatArray, Cost]:
+        With a `scope`, what was run for it before may be continued, and is never seen by others.
+        """
+
+    def choose(
+        self, prompt: Prompt, answers: Sequence[str], *, scope: str | None = None
+    ) -> tuple[FloatArray, Cost]:
         """Log-probability (nats) of each answer after the prompt, shape (len(answers),)."""
+
+    def forget(self, scope: str | None = None) -> None:
+        """Drop what is kept of a scope's prompts; of all when None."""
 
 
 class Records(Protocol):
