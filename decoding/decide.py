@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tta.decoding.constrain import Output
-from tta.decoding.experts import FROZEN, RECALLED, is_needed, leads, names, with_model
+from tta.decoding.experts import FROZEN, RECALLED, is_needed, leads, names, relied, with_model
 from tta.decoding.mixture import Blend, alone, blend, joined
 from tta.decoding.open import Drawing
 from tta.decoding.testimony import opinions_json
@@ -43,8 +43,8 @@ class Prompts:
 class Decision:
     """Candidates best first, and what decided.
 
-    `confidence` is the probability of the best, as the experts see it; `margin` its distance to
-    the second; `opinions` what the journal keeps of them.
+    `confidence` is the probability that the best is right; `margin` how far its score is above the
+    second's; `opinions` what the journal keeps of them.
     """
 
     candidates: tuple[Candidate, ...]
@@ -193,9 +193,24 @@ def _open(
     opinions, cost = drawing.opinions(request, output, prompts, recall, standing, found)
     texts = [c.text for c in found.candidates]
     mixed = blend(opinions, standing.weights)
-    kept = opinions_json(texts, opinions, mixed, closed=False, frozen=found.frozen, passes=[])
     final = drawing.forced(mixed, request, texts, recall)
-    return decision(found.candidates, final, found.cost + cost, found.stopped, kept)
+    sure = drawing.sureness(found.candidates[int(np.argmax(final.scores))])
+    confidence = float(final.scores.max()) * sure
+    kept = opinions_json(
+        texts,
+        opinions,
+        mixed,
+        closed=False,
+        frozen=found.frozen,
+        passes=[],
+        confidence=confidence,
+    )
+    made = decision(found.candidates, final, found.cost + cost, found.stopped, kept)
+    return replace(
+        made,
+        confidence=relied(confidence, standing.reliability),
+        margin=made.margin * sure,
+    )
 
 
 def decision(

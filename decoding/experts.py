@@ -28,6 +28,8 @@ CONTENDER = 0.2
 """From this weight on an open answer is drawn from a second prompt, too."""
 TRIED = 20
 """Pieces of feedback before any expert is left out."""
+SHRINK = 4.0
+"""Pieces of feedback before how often it was right counts as much as what was thought."""
 PRIOR = 10.0
 """Answers before a running mean counts half."""
 
@@ -80,6 +82,18 @@ def calibrated(logprobs: FloatArray, answers: Sequence[str], bias: Bias | None) 
         return opinion
     mean = np.array([bias.rest + bias.sums.get(answer, 0.0) for answer in answers]) / bias.count
     return normalise(opinion - bias.count / (bias.count + PRIOR) * mean)
+
+
+def relied(confidence: float, reliability: Sequence[tuple[float, float]]) -> float:
+    """The probability that an open answer is right, from how often those that looked like it were:
+    histogram binning (Zadrozny and Elkan, 2001), shrunk to the task's mean, which is shrunk to
+    `confidence`."""
+    if not reliability:
+        return confidence
+    told, right = map(sum, zip(*reliability, strict=True))
+    mean = (right + SHRINK * confidence) / (told + SHRINK)
+    count, hits = reliability[min(len(reliability) - 1, int(confidence * len(reliability)))]
+    return (hits + SHRINK * mean) / (count + SHRINK)
 
 
 def with_model(

@@ -152,6 +152,13 @@ class Drawing:
         left = np.where(allowed, mixed.scores, 0.0)
         return joined(mixed, "exact", left / left.sum(), 0.9)
 
+    def sureness(self, candidate: Candidate) -> float:
+        """The geometric mean of its tokens' probabilities (0 to 1): a single candidate has no rival
+        to be compared with."""
+        if candidate.finish is Finish.RECALLED or self._model is None:
+            return 1.0
+        return float(np.exp(candidate.logprob / (self._model.count(candidate.text) + 1)))
+
     def sample(
         self, request: Request, output: Output | None, prompt: Prompt, n: int
     ) -> tuple[tuple[Candidate, ...], Cost]:

@@ -33,12 +33,14 @@ def opinions_json(
     closed: bool,
     frozen: str | None,
     passes: Sequence[str],
+    confidence: float | None = None,
 ) -> dict[str, Json]:
     """What the journal keeps: log-probabilities in hundredths of nats, as texts.
 
     answers, of (how many candidates), closed, frozen (its answer, None if it was not asked),
-    passes (which experts took a model pass), mixture and experts (of the answers listed; what is
-    left of 1 is spread evenly over the others).
+    passes (which experts took a model pass), confidence (in an open answer, before it was
+    calibrated), mixture and experts (of the answers listed; what is left of 1 is spread evenly
+    over the others).
     """
     rows = table(opinions)
     listed = _likeliest(mixed.scores, rows)
@@ -50,6 +52,7 @@ def opinions_json(
         "closed": closed,
         "frozen": frozen,
         "passes": list(passes),
+        "confidence": None if confidence is None else round(confidence, 4),
         "mixture": _centinats(mixture),
         "experts": {
             name: _centinats(row) for name, row in zip(opinions, rows[:, listed], strict=True)
@@ -62,8 +65,8 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
     nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
-    to 1), frozen (how right the frozen model's was; None if it is not known). `instead`: see
-    `Record.instead`.
+    to 1), frozen (how right the frozen model's was; None if it is not known), confidence (in an
+    open answer). `instead`: see `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -186,6 +189,7 @@ def _heard(
         "likelihood": dict(zip(told.names(), rows, strict=False)),
         "outcomes": max(2, outcomes),
         "right": right,
+        "confidence": told.kept.get("confidence"),
         "frozen": None if frozen is None else round(frozen, 4),
     }
 

@@ -21,6 +21,8 @@ MARGINS = 100
 """How many answers back it is remembered how close they were."""
 
 
+_UNTRIED = ((0.0, 0.0),) * 5
+
 FEW = 10
 """Answers before "close" means anything."""
 _ALIKE = 1e-6
@@ -46,6 +48,7 @@ class Trust:
     weights: dict[str, Weights] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
     heard: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    reliability: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
     def answered(self, task: str, body: Mapping[str, Json]) -> None:
         """Count an answer, how close it was, and what each model's opinion is on average."""
@@ -73,6 +76,7 @@ class Trust:
             return
         self.weights.clear()
         self.tallies.clear()
+        self.reliability.clear()
         for task, text in self.heard.values():
             self._weigh(task, json.loads(text), weigher)
 
@@ -88,6 +92,7 @@ class Trust:
             experienced=bool(self.heard),
             answers=seen.answers,
             biases=seen.biases,
+            reliability=self.reliability.get(task, ()),
         )
 
     def is_close(self, task: str, margin: float, share: float) -> bool:
@@ -103,6 +108,7 @@ class Trust:
 
     def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
         self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard)
+        self.reliability[task] = _relied(self.reliability.get(task, _UNTRIED), heard)
         if not heard["likelihood"]:
             return
         parent = self.weights.get(ANY_TASK)
@@ -114,6 +120,19 @@ class Trust:
         self.weights[ANY_TASK] = weigher.observe(
             parent if parent is not None else weigher.begin(None), heard
         )
+
+
+def _relied(
+    known: tuple[tuple[float, float], ...], heard: Mapping[str, Json]
+) -> tuple[tuple[float, float], ...]:
+    """One more open answer in the bin of its confidence."""
+    confidence = heard.get("confidence")
+    if confidence is None:
+        return known
+    place = min(len(known) - 1, int(float(cast(float, confidence)) * len(known)))
+    count, right = known[place]
+    moved = (count + 1, right + float(cast(float, heard["right"])))
+    return (*known[:place], moved, *known[place + 1 :])
 
 
 def _counted(tally: Tally, heard: Mapping[str, Json]) -> Tally:

@@ -146,9 +146,29 @@ def test_scores_are_exactly_the_weighted_parts_and_sum_to_one(tiny: tta.Adapted)
             assert candidate.score == pytest.approx(total, abs=1e-12)
         assert sum(c.score for c in reply.candidates) == pytest.approx(1)
         assert sum(reply.why.weights.values()) == pytest.approx(1)
-        assert reply.confidence == reply.candidates[0].score
         second = reply.candidates[1].score if len(reply.candidates) > 1 else 0.0
-        assert reply.margin == pytest.approx(reply.confidence - second)
+        gap = reply.candidates[0].score - second
+        if reply.request.output is not None:
+            assert reply.confidence == reply.candidates[0].score
+            assert reply.margin == pytest.approx(gap)
+        else:  # how sure the model was of its tokens counts, too
+            assert 0 < reply.confidence < 1
+            assert reply.margin <= gap
+
+
+def test_the_confidence_in_open_answers_follows_how_often_they_were_right(
+    tiny: tta.Adapted,
+) -> None:
+    before = tiny("Say one.", task="open", max_new_tokens=5).confidence
+    for number in range(12):
+        tiny(f"Say {number}.", task="open", max_new_tokens=5).correct(f"never {number}")
+    after = tiny("Say one hundred.", task="open", max_new_tokens=5).confidence
+    assert after < 0.3 < 1 > before
+    learned = [tiny(f"Tell {n}.", task="other", max_new_tokens=5).good() for n in range(12)]
+    sure = tiny("Tell one hundred.", task="other", max_new_tokens=5).confidence
+    assert sure > 0.6
+    tiny.undo(learned[0])
+    assert tiny("Tell one hundred.", task="other", max_new_tokens=5).confidence < sure
 
 
 # -------------------------------------------------------------------------------- cost follows use

@@ -389,12 +389,14 @@ class Bias:
 class Standing:
     """What is known of the experts before a request is answered: their weights in its task,
     whether there was any feedback of this user (`experienced`), how many requests of the task were
-    answered, and the models' biases towards answers, by expert."""
+    answered, the models' biases towards answers, by expert, and how often open answers were right:
+    (feedback, right) for each fifth of the confidence that the experts had in them."""
 
     weights: Weights = field(default_factory=Weights)
     experienced: bool = False
     answers: int = 0
     biases: Mapping[str, Bias] = field(default_factory=dict)
+    reliability: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
