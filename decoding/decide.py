@@ -163,13 +163,16 @@ def _mixed(opinions: Mapping[str, FloatArray], standing: Standing, prompts: Prom
 
 def _exactly(mixed: Blend, request: Request, answers: Sequence[str], recall: Recall) -> Blend:
     """What was accepted for this very request is answered, what was refused is not."""
-    same = [r.record.answer for r in recall.cases if r.record.request == request.prompt]
+    prompt = request.prompt
+    same = [r.record.answer for r in recall.cases if r.record.request == prompt]
     accepted = next((answers.index(a) for a in same if a in answers), None)
     if accepted is not None:
         opinion = np.zeros(len(answers))
         opinion[accepted] = 1.0
         return joined(mixed, EXACT, opinion, FORCE)
-    refused = {r.record.answer for r in recall.rejected if r.record.request == request.prompt}
+    refused = {r.record.answer for r in recall.rejected if r.record.request == prompt}
+    if not refused:
+        return mixed
     allowed = np.array([answer not in refused for answer in answers])
     if allowed.all() or not allowed.any():
         return mixed
@@ -222,14 +225,10 @@ def decision(
 ) -> Decision:
     """Candidates sorted by score; of equals the earlier comes first."""
     order = np.argsort(-mixed.scores, kind="stable").tolist()
-    columns = {name: part.tolist() for name, part in mixed.parts.items()}
+    names, rows = list(mixed.parts), np.array(list(mixed.parts.values())).T.tolist()
     scores = mixed.scores.tolist()
     scored = tuple(
-        replace(
-            candidates[i],
-            parts={name: column[i] for name, column in columns.items()},
-            score=scores[i],
-        )
+        replace(candidates[i], parts=dict(zip(names, rows[i], strict=True)), score=scores[i])
         for i in order
     )
     second = scored[1].score if len(scored) > 1 else 0.0

@@ -123,9 +123,7 @@ class Recent:
     def opinion(self, question: Question) -> FloatArray:
         if self._vectors is None:
             return self._kernel.votes(NOBODY, question.names)
-        asked = np.full(max(self._rows.max(), question.rows.max()) + 1, -1, dtype=np.intp)
-        asked[question.rows] = np.arange(len(question.rows))
-        place = np.where(self._rows >= 0, asked[self._rows], -1)
+        place = placed(self._rows, question.rows)
         heard = place >= 0
         voters = Voters(
             place=place[heard],
@@ -195,7 +193,7 @@ class Ridge:
         for row, right in lesson.target.items():
             error[row] += right
         self._answers += np.outer(error, gain)
-        self._inverse -= np.outer(gain, along)
+        subtract_outer(self._inverse, gain, along)
 
 
 class Discriminant:
@@ -203,22 +201,21 @@ class Discriminant:
     means shrunk to the names. The inverse scatter follows by Sherman and Morrison (1950)."""
 
     def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 2.0) -> None:
-        self._sums: FloatArray = np.zeros((0, dim))
-        self._counts: FloatArray = np.zeros(0)
+        self._sums, self._counts = np.zeros((0, dim)), np.zeros(0)
         self._inverse = np.eye(dim) / penalty
         # Of each class those that the scatter holds: each lesson where it most likely belongs.
-        self._own: FloatArray = np.zeros((0, dim))
-        self._owned: FloatArray = np.zeros(0)
+        self._own, self._owned = np.zeros((0, dim)), np.zeros(0)
         self._seen, self._shrink = 0.0, shrink
+        self._asked: _Asked | None = None
 
     def opinion(self, question: Question) -> FloatArray:
-        counts = taken(self._counts, question.rows)[:, None] + self._shrink
-        means = (taken(self._sums, question.rows) + self._shrink * question.titles) / counts
-        # Single precision: this product is most of what a step costs.
-        single = means.astype(np.float32)
-        spread = ((single @ self._inverse.astype(np.float32)) * single).sum(1)
-        near = means @ (self._inverse @ question.vector)
-        return normalised((self._seen + 30) * (near - spread / 2))
+        asked = self._asked
+        if asked is None or not asked.is_for(question):
+            means = self._means(question.rows, question.titles)
+            asked = _Asked(question.rows, question.titles, means, _spread(means, self._inverse))
+            self._asked = asked
+        near = asked.means @ (self._inverse @ question.vector)
+        return normalised((self._seen + 30) * (near - asked.spread / 2))
 
     def learn(self, lesson: Lesson, sign: float) -> None:
         if not lesson.target:
@@ -231,6 +228,7 @@ class Discriminant:
         self._seen += sign * lesson.weight
         row = max(lesson.target, key=lambda r: lesson.target[r])
         self._scatter(lesson.vector, row, sign * lesson.weight * lesson.target[row])
+        self._keep_up(list(lesson.target))
 
     def _scatter(self, vector: FloatArray, row: int, weight: float) -> None:
         """Welford's (1962) update of the scatter around the class mean: whatever the order, it is
@@ -240,11 +238,50 @@ class Discriminant:
             off = vector - self._own[row] / before
             part = weight * before / total
             along = self._inverse @ off
-            self._inverse -= np.outer(along, part / (1 + part * (off @ along)) * along)
+            scale = part / (1 + part * (off @ along))
+            subtract_outer(self._inverse, along, scale * along)
+            if self._asked is not None:
+                self._asked.spread -= scale * (self._asked.means @ along) ** 2
         self._own[row] += weight * vector
         self._owned[row] += weight
 
+    def _means(self, rows: Rows, titles: FloatArray) -> FloatArray:
+        counts = taken(self._counts, rows)[:, None] + self._shrink
+        return np.asarray((taken(self._sums, rows) + self._shrink * titles) / counts)
 
+    def _keep_up(self, rows: list[int]) -> None:
+        """What is kept for the next question of the same answers: their product with the inverse
+        is most of what a step would cost."""
+        asked = self._asked
+        if asked is None:
+            return
+        if len(rows) > _FEW:
+            self._asked = None
+            return
+        at = np.flatnonzero(np.isin(asked.rows, rows))
+        asked.means[at] = self._means(asked.rows[at], asked.titles[at])
+        asked.spread[at] = _spread(asked.means[at], self._inverse)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The answers last asked for: their means (K, d), and what those spread (K,)."""
+
+    rows: Rows
+    titles: FloatArray
+    means: FloatArray
+    spread: FloatArray
+
+    def is_for(self, question: Question) -> bool:
+        return self.titles is question.titles and np.array_equal(self.rows, question.rows)
+
+
+def _spread(means: FloatArray, inverse: FloatArray) -> FloatArray:
+    return np.asarray(((means @ inverse) * means).sum(1))
+
+
+_FEW = 3
+"""Rows whose means are worth bringing up to date one by one."""
 _NONE = 1e-9
 """What is left of a class's weight when all of it was taken back."""
 
@@ -261,17 +298,15 @@ class Words:
     def opinion(self, question: Question) -> FloatArray:
         seen = taken(self._answers, question.rows) + 0.5
         base = seen / seen.sum()
-        place = {int(row): i for i, row in enumerate(question.rows)}
-        scores = 0.5 * np.log(base)
-        for word in question.words:
-            counts = self._counts.get(word)
-            if counts:
-                # Relative to an answer never seen with the word: all of those are alike.
-                for row, count in counts.items():
-                    i = place.get(row)
-                    if i is not None and count > 0:
-                        scores[i] += np.log1p(count / (self._pseudo * base[i]))
-        return normalised(scores)
+        # Relative to an answer never seen with the word: all of those are alike.
+        votes = [self._counts[word] for word in question.words if word in self._counts]
+        rows = np.array([row for counts in votes for row in counts], dtype=np.intp)
+        count = np.array([c for counts in votes for c in counts.values()])
+        place = placed(rows, question.rows)
+        heard = (place >= 0) & (count > 0)
+        place, count = place[heard], count[heard]
+        said = np.log1p(count / (self._pseudo * base[place]))
+        return normalised(0.5 * np.log(base) + np.bincount(place, said, len(base)))
 
     def learn(self, lesson: Lesson, sign: float) -> None:
         self._answers = grown(self._answers, lesson)
@@ -338,6 +373,24 @@ def taken(table: FloatArray, rows: Rows) -> FloatArray:
     known = rows < len(table)
     found[known] = table[rows[known]]
     return found
+
+
+def placed(rows: Rows, asked: Rows) -> Rows:
+    """Where each of `rows` is among the rows asked for; -1 for those that are not."""
+    where = np.full(max(rows.max(initial=-1), asked.max(initial=-1)) + 2, -1, dtype=np.intp)
+    where[asked] = np.arange(len(asked))
+    return np.asarray(where[rows])  # row -1 is the last place, which is nobody's
+
+
+def subtract_outer(matrix: FloatArray, a: FloatArray, b: FloatArray) -> None:
+    """matrix -= outer(a, b), a block at a time: a whole product would be allocated each time."""
+    for start in range(0, len(matrix), _BLOCK):
+        stop = start + _BLOCK
+        matrix[start:stop] -= a[start:stop, None] * b
+
+
+_BLOCK = 48
+"""Rows of a block: with 384 columns it stays in the cache."""
 
 
 def grown(table: FloatArray, lesson: Lesson) -> FloatArray:

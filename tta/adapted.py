@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
+DEMONSTRATIONS = 16
+"""Cases that are offered to a prompt; the budget decides how many it holds."""
 KEPT = 8
 """How many candidates' texts the journal keeps of an answer."""
 
@@ -369,7 +371,9 @@ def wrap(
     frozen = _load(model, tokenizer)
     embeds = _embedder(embedder)
     store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture())
-    recaller, names = Recaller(store, embeds), Names(embeds)
+    # Without a model nothing is shown to one: cases vote, and none is chosen for a prompt.
+    shown = DEMONSTRATIONS if frozen is not None else 0
+    recaller, names = Recaller(store, embeds, demonstrations=shown), Names(embeds)
     parts = Parts(
         model=frozen,
         memory=store,
