@@ -50,6 +50,11 @@ class Bank:
         self._corrected: set[str] = set()
         self._read: dict[str, tuple[Sequence[tuple[int, Record]], int]] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has taught anything here yet."""
+        return not self._read
+
     def row(self, answer: str) -> int:
         """The row of an answer; a new one is given the next."""
         return self._rows.setdefault(answer, len(self._rows))
@@ -107,14 +112,14 @@ class Banks:
         descriptions: Mapping[str, str],
         recall: Recall,
     ) -> Mapping[str, FloatArray]:
-        """Log-probabilities of each answer by expert; those of a wider scope as "name@scope"."""
+        """Log-probabilities of each answer by expert; those of a wider scope that was taught
+        anything as "name@scope"."""
         vector = self._embedder.embed([request.prompt])[0].astype(np.float64)
         titles = self._names.vectors(answers, descriptions)
         names = self._names.of(vector, titles)
         words = features(request.prompt)
 
-        def ask(scope: str, voters: Voters) -> Mapping[str, FloatArray]:
-            bank = self._bank(scope, task)
+        def ask(bank: Bank, voters: Voters) -> Mapping[str, FloatArray]:
             rows = np.array([bank.row(answer) for answer in answers], dtype=np.intp)
             question = Question(
                 vector=vector, words=words, rows=rows, titles=titles, names=names, voters=voters
@@ -123,10 +128,13 @@ class Banks:
                 question.said[name] = reader.opinion(question)
             return question.said
 
-        found = {"names": names, **ask(request.user, voters(answers, recall))}
+        own = self._bank(request.user, task)
+        found = {"names": names, **ask(own, voters(answers, recall))}
         for scope in request.reads:
-            near = voters(answers, self._recaller.voters(vector, scope, task))
-            said = ask(scope, near)
+            bank = self._bank(scope, task)
+            if bank.is_empty:  # who knows nothing of a task is no expert in it
+                continue
+            said = ask(bank, voters(answers, self._recaller.voters(vector, scope, task)))
             found.update({f"{name}@{scope}": said[name] for name in WIDER})
         return found
 

@@ -360,6 +360,13 @@ def test_what_a_wider_scope_knows_is_used_by_who_may_read_it(names_only: tta.Ada
     assert not any("@" in name for name in ask(ada, QUESTION).why.weights)
 
 
+def test_a_wider_scope_that_knows_nothing_leaves_the_frozen_answer(tiny: tta.Adapted) -> None:
+    reader = tiny.for_user("bob", reads=("team", tta.EVERYONE))
+    for text, _ in requests(4):
+        reply, frozen = ask(reader, text), tiny.frozen(text, output=TEAMS)
+        assert (reply.text, reply.why.weights) == (frozen.text, {"frozen": 1.0})
+
+
 def test_reading_writes_nothing_to_the_wider_scope(names_only: tta.Adapted) -> None:
     team = names_only.for_user("team")
     corrected(team, 6)
