@@ -76,7 +76,7 @@ class Bank:
             for (sign, record), vector in zip(news, vectors, strict=True):
                 if record.kind is RecordKind.CASE or record.source not in self._corrected:
                     self._learn(self._lesson(record, vector), sign)
-            self._read[user] = (ledger, len(ledger))
+            self._read[user] = (ledger, start + len(news))  # it may have grown since
 
     def _learn(self, lesson: Lesson, sign: int) -> None:
         for reader in self.readers.values():

@@ -195,7 +195,7 @@ class Adapted:
             raise InvalidSetting(f"share must be from 0 to 1, was {share!r}", value=share)
         with self._parts.lock:
             trust = self._parts.memory.trust(reply.request.user)
-        return trust.is_close(reply.task.name, reply.margin, share)
+            return trust.is_close(reply.task.name, reply.margin, share)
 
     def frozen(
         self,
