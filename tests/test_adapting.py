@@ -295,6 +295,14 @@ def test_verdicts_on_open_answers_move_the_weights(chat: tta.Adapted, feedback: 
     assert health.weights
 
 
+def test_health_knows_of_open_answers_that_had_no_rival(chat: tta.Adapted) -> None:
+    chat("Greet Ada.", task="greet").correct("Dear Ada,")
+    (health,) = chat.health()
+    assert (health.task, health.feedback, health.steps) == ("greet", 0, 1)
+    assert (health.accuracy, health.muted, health.weights) == (0.0, False, {})
+    assert "yet" in health.why
+
+
 def test_an_undo_takes_the_weights_back(names_only: tta.Adapted) -> None:
     corrected(names_only, 12)
     before, health = ask(names_only, QUESTION), names_only.health()

@@ -45,7 +45,6 @@ from tta.types import (
     Recall,
     Request,
     Rule,
-    Tally,
     Task,
     Why,
 )
@@ -175,17 +174,16 @@ class Adapted:
         return Adapted(self._parts, user=user, reads=reads)
 
     def health(self, user: str | None = None) -> tuple[Health, ...]:
-        """How adaptation fares for a user, task by task, those with the most feedback first."""
+        """How adaptation fares for a user in each task with feedback, those with the most first."""
         who = self.user if user is None else user
         with self._parts.lock:
-            self._parts.memory.sync()
-            trust = self._parts.memory.trust(who)
+            memory = self._parts.memory
+            memory.sync()
             found = [
-                health(who, task, weights, trust.tallies.get(task, Tally()))
-                for task, weights in trust.weights.items()
-                if task != ANY_TASK
+                health(who, task, memory.standing(user=who, task=task).weights, tally)
+                for task, tally in memory.trust(who).tallies.items()
             ]
-        return tuple(sorted(found, key=lambda h: -h.feedback))
+        return tuple(sorted(found, key=lambda h: (-h.feedback, -h.steps)))
 
     def wants_feedback(self, reply: Response, share: float = 0.3) -> bool:
         """Whether feedback on this reply would teach much, for an app that asks on `share` (0 to
