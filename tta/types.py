@@ -403,8 +403,8 @@ class Health:
 
     `feedback` counts what moved the weights: where there was one candidate only, nothing is said of
     the experts. `accuracy` and `frozen_accuracy` (0 to 1) are of the same `steps`, those whose
-    feedback says what was right; after a mere "wrong", the frozen model's other answer counts by how probable it was.
-    `gain` is their difference with its 95 % `interval`. `noise` is the inferred share of feedback
+    feedback says what was right; after a mere "wrong", the frozen model's other answer counts by
+    how probable it was. `gain` is their difference with its 95 % `interval`. `noise` is the inferred share of feedback
     that is wrong. `log_loss <= expert_log_loss[e] + bound` holds for the best expert, always.
     """
 
