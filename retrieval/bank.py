@@ -59,6 +59,10 @@ class Bank:
         """The row of an answer; a new one is given the next."""
         return self._rows.setdefault(answer, len(self._rows))
 
+    def has_read(self, user: str) -> bool:
+        """Whether it holds anything of that user's."""
+        return user in self._read
+
     def is_ahead(self, ledgers: Mapping[str, Sequence[tuple[int, Record]]]) -> bool:
         """Whether it has learned what the ledgers no longer hold."""
         return any(ledgers.get(user) is not read for user, (read, _) in self._read.items())
@@ -155,6 +159,12 @@ class Banks:
         """See the `Readers` protocol."""
         prior = normalised(np.zeros(len(texts)))
         return Kernel(0.05, 1e-2).votes(voters(texts, recall), prior)
+
+    def forget(self, user: str) -> None:
+        """Let go of what holds texts of a user; other banks stay."""
+        gone = [key for key, bank in self._banks.items() if key[0] == user or bank.has_read(user)]
+        for key in gone:
+            del self._banks[key]
 
     def _bank(self, scope: str, task: str) -> Bank:
         users = self._memory.users() if scope == EVERYONE else [scope]

@@ -67,6 +67,7 @@ class Parts:
     memory: Memory
     tasks: TaskInferer
     recaller: Recaller
+    banks: Banks
     decider: Decider
     budget: int
     lock: AbstractContextManager[Any]
@@ -159,10 +160,12 @@ class Adapted:
 
     def forget(self, *, user: str) -> int:
         """Erase all that is kept of `user`, texts and vectors; returns how many events that was."""
+        check_user(user)
         with self._parts.lock:
             if self._parts.model is not None:
-                self._parts.model.forget(check_user(user))
-            return self._parts.memory.forget(check_user(user))
+                self._parts.model.forget(user)
+            self._parts.banks.forget(user)
+            return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
         """A light view: the same model and memory, another person's scope.
@@ -219,7 +222,8 @@ class Adapted:
     def compare(self, prompt: Prompt, **options: Any) -> Comparison:  # noqa: ANN401 (of __call__)
         """The untouched model's answer beside the adapted one; `options` as for a call."""
         kept = {k: v for k, v in options.items() if k in ("output", "max_new_tokens")}
-        return Comparison(frozen=self.frozen(prompt, **kept), adapted=self(prompt, **options))
+        asked = self if options.get("user") is None else self.for_user(options["user"])
+        return Comparison(frozen=asked.frozen(prompt, **kept), adapted=self(prompt, **options))
 
     def explain(
         self,
@@ -368,12 +372,14 @@ def wrap(
     embeds = _embedder(embedder)
     store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture())
     recaller, names = Recaller(store, embeds), Names(embeds)
+    banks = Banks(store, recaller, embeds, names)
     parts = Parts(
         model=frozen,
         memory=store,
         tasks=TaskInferer(store, embeds),
         recaller=recaller,
-        decider=Decider(frozen, names, Banks(store, recaller, embeds, names)),
+        banks=banks,
+        decider=Decider(frozen, names, banks),
         budget=budget,
         lock=RLock(),
     )
