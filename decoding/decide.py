@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tta.decoding.constrain import Output
-from tta.decoding.experts import FROZEN, RECALLED, is_needed, leads, names, with_model
+from tta.decoding.experts import (
+    EXACT,
+    FORCE,
+    FROZEN,
+    RECALLED,
+    is_needed,
+    leads,
+    names,
+    with_model,
+)
 from tta.decoding.mixture import Blend, alone, blend, joined
 from tta.decoding.open import Drawing
 from tta.decoding.testimony import opinions_json
@@ -23,10 +32,6 @@ from tta.types import Candidate, Cost, Finish, Json, Prompt, Recall, Request, St
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
-
-EXACT = "exact"
-FORCE = 0.9
-"""Weight of what was said of this very request: it is not up for a vote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

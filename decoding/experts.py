@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
 FROZEN, RECALLED = "frozen", "recalled"
+EXACT = "exact"
+FORCE = 0.9
+"""Weight of what was said of this very request: it is not up for a vote."""
 CALIBRATED = "{}/calibrated"
 WITH_MEMORY = "{}*all"
 """The log-linear pool of a calibrated model and the product of all readers."""
