@@ -303,6 +303,18 @@ def test_health_knows_of_open_answers_that_had_no_rival(chat: tta.Adapted) -> No
     assert "yet" in health.why
 
 
+def test_feedback_that_says_nothing_of_the_experts_is_experience(names_only: tta.Adapted) -> None:
+    learned = ask(names_only, QUESTION).prefer("mauve")
+    assert names_only.health() == ()
+    teams = [*TEAMS, "mauve"]
+    reply = names_only("Where is my parcel now?", output=teams, task="team")
+    assert len(reply.why.weights) > 1
+    assert reply.text == "mauve"
+    names_only.undo(learned)
+    reply = names_only("Where is my parcel now?", output=teams, task="team")
+    assert reply.why.weights == {"frozen": 1.0}
+
+
 def test_an_undo_takes_the_weights_back(names_only: tta.Adapted) -> None:
     corrected(names_only, 12)
     before, health = ask(names_only, QUESTION), names_only.health()
