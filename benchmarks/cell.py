@@ -60,8 +60,8 @@ class Regret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What was found. `runs`: every step, by method and order. `asked_at_random`: the same method
-    asking on random steps instead, where `Plan.ask` was set."""
+    """What was found. `runs`: every step, by method and order; where `Plan.ask` was set, tta is
+    there once more, asking on random steps instead (`RANDOM`)."""
 
     stream: str
     runs: Mapping[str, tuple[tuple[Step, ...], ...]]

@@ -1,6 +1,6 @@
 """The loop: predict, then feedback, then the next; and what there is to say of it afterwards.
 
-Knows the protocol (`adaptation.md`, section 7) and times. The method is handed items and what it
+Knows the protocol (benchmarks/README.md) and times. The method is handed items and what it
 is told, never a target: scoring happens on this side. Refuses to know how methods work.
 """
 

@@ -14,19 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tta.decoding.constrain import Output
-from tta.decoding.experts import FROZEN, RECALLED, is_needed, leads, names, relied, with_model
+from tta.decoding.experts import (
+    EXACT,
+    FORCE,
+    FROZEN,
+    RECALLED,
+    is_needed,
+    leads,
+    names,
+    relied,
+    settled,
+    with_model,
+)
 from tta.decoding.mixture import Blend, alone, blend, joined
 from tta.decoding.open import Drawing
 from tta.decoding.testimony import opinions_json
+from tta.errors import InvalidSetting
 from tta.protocols import Model, Names, Readers
 from tta.types import Candidate, Cost, Finish, Json, Prompt, Recall, Request, Standing
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
-
-EXACT = "exact"
-FORCE = 0.9
-"""Weight of what was said of this very request: it is not up for a vote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +85,8 @@ class Decider:
         recall: Recall,
         standing: Standing,
     ) -> Decision:
-        """Raises ModelNeeded for an open answer without a model, and what `verify` raises."""
+        """Raises ModelNeeded for an open answer without a model, InvalidSetting for a verifier of a
+        closed set, and what `verify` raises."""
         if output is None or output.choices is None:
             drawing = Drawing(self._model, self._readers)
             return _open(drawing, request, output, prompts, recall, standing)
@@ -107,6 +116,12 @@ class Decider:
         recall: Recall,
         standing: Standing,
     ) -> Decision:
+        if request.verify is not None:
+            raise InvalidSetting(
+                "verify= judges open answers, and output= is a closed set",
+                value=request.verify,
+                hint="Leave the answers out that would not pass",
+            )
         opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))
         asked, cost, skipped = self._ask(request.user, answers, prompts, standing, opinions)
         opinions |= asked
@@ -163,15 +178,15 @@ def _mixed(opinions: Mapping[str, FloatArray], standing: Standing, prompts: Prom
 
 def _exactly(mixed: Blend, request: Request, answers: Sequence[str], recall: Recall) -> Blend:
     """What was accepted for this very request is answered, what was refused is not."""
-    prompt = request.prompt
-    same = [r.record.answer for r in recall.cases if r.record.request == prompt]
+    same = [record.answer for record in settled(request, recall)]
     accepted = next((answers.index(a) for a in same if a in answers), None)
     if accepted is not None:
         opinion = np.zeros(len(answers))
         opinion[accepted] = 1.0
         return joined(mixed, EXACT, opinion, FORCE)
+    prompt = request.prompt
     refused = {r.record.answer for r in recall.rejected if r.record.request == prompt}
-    if not refused:
+    if not refused or not request.stands_alone:
         return mixed
     allowed = np.array([answer not in refused for answer in answers])
     if allowed.all() or not allowed.any():

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tta.decoding.mixture import normalise, totals
-from tta.types import Bias, Standing
+from tta.types import Bias, Recall, Record, Request, Standing
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
 FROZEN, RECALLED = "frozen", "recalled"
+EXACT = "exact"
+ACCEPTED = 0.5
+"""Reward from which an answer is accepted for good: a lower one is a vote among others."""
+FORCE = 0.9
+"""Weight of what was said of this very request: it is not up for a vote."""
 CALIBRATED = "{}/calibrated"
 WITH_MEMORY = "{}*all"
 """The log-linear pool of a calibrated model and the product of all readers."""
@@ -37,6 +42,15 @@ PRIOR = 10.0
 def names(passed: str) -> tuple[str, str, str]:
     """The experts that one pass feeds."""
     return passed, CALIBRATED.format(passed), WITH_MEMORY.format(passed)
+
+
+def settled(request: Request, recall: Recall) -> list[Record]:
+    """What was accepted for this very request, the newest first; nothing within a conversation,
+    where the same words may ask for something else."""
+    if not request.stands_alone:
+        return []
+    same = [r.record for r in recall.cases if r.record.request == request.prompt]
+    return [record for record in same if record.weight >= ACCEPTED]
 
 
 def is_needed(passed: str, standing: Standing) -> bool:

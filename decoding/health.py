@@ -23,7 +23,7 @@ def health(user: str, task: str, weights: Weights, tally: Tally) -> Health:
     gain = tally.gained / steps
     spread = (tally.gained_squared + 2) / (steps + 2) - gain**2
     half = _95 * sqrt(max(0.0, spread) / (steps + 2))
-    share = totals(weights)
+    share = totals(weights) if weights.cells else {}
     best = min(weights.expert_log_loss, key=lambda e: weights.expert_log_loss[e], default=None)
     return Health(
         user=user,
@@ -36,7 +36,7 @@ def health(user: str, task: str, weights: Weights, tally: Tally) -> Health:
         interval=(gain - half, gain + half),
         weights=dict(sorted(share.items(), key=lambda pair: -pair[1])),
         noise=noise(weights),
-        muted=share[FROZEN] >= MUTED,
+        muted=share.get(FROZEN, 0.0) >= MUTED,
         why=_why(weights, share),
         log_loss=weights.log_loss,
         expert_log_loss=dict(weights.expert_log_loss),
@@ -45,6 +45,8 @@ def health(user: str, task: str, weights: Weights, tally: Tally) -> Health:
 
 
 def _why(weights: Weights, share: dict[str, float]) -> str:
+    if not share:
+        return "no feedback told one expert from another yet"
     if weights.mute >= MUTED:
         return f"muted: the feedback looks random (probability {weights.mute:.2f})"
     if share[FROZEN] >= MUTED:

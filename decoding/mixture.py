@@ -175,7 +175,10 @@ class Mixture:
         """After feedback: `heard` as `testimony` made it. One step of Bayes and a fixed share."""
         likelihood = cast(Mapping[str, Sequence[float]], heard["likelihood"])
         outcomes = float(cast(float, heard["outcomes"]))
-        names = list(likelihood)
+        # A journal from when experts were read at other sharpnesses says nothing of these.
+        names = [name for name, row in likelihood.items() if len(row) == len(SHARPNESS)]
+        if not names:
+            return weights
         known = entered(weights, names)
         old = np.array([known.cells[name] for name in names])
         each = np.array([likelihood[name] for name in names])[:, :, None]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tta.decoding.constrain import Output
-from tta.decoding.experts import FROZEN, RECALLED, is_contender, is_needed
+from tta.decoding.experts import EXACT, FORCE, FROZEN, RECALLED, is_contender, is_needed, settled
 from tta.decoding.mixture import Blend, joined
 from tta.errors import InvalidSetting, ModelNeeded
 from tta.protocols import Model, Readers
@@ -52,8 +52,8 @@ class BothPrompts(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """Distinct candidates; which prompt each was drawn from (None: recalled); the frozen model's
-    greedy answer, if it is among them."""
+    """Distinct candidates; which prompt each was drawn from (None: it was remembered); the frozen
+    model's greedy answer, if it was drawn."""
 
     candidates: tuple[Candidate, ...]
     source: tuple[str | None, ...]
@@ -71,7 +71,7 @@ class Drawing:
     def accepted(self, request: Request, output: Output | None, recall: Recall) -> Candidate | None:
         """What was accepted for this very request, unless more was asked for than one answer, or
         a rule came later."""
-        same = [r.record for r in recall.cases if r.record.request == request.prompt]
+        same = settled(request, recall)
         if not same or request.n > 1 or request.verify is not None:
             return None
         newest = same[0]
@@ -150,7 +150,7 @@ class Drawing:
         if allowed.all() or not allowed.any():
             return mixed
         left = np.where(allowed, mixed.scores, 0.0)
-        return joined(mixed, "exact", left / left.sum(), 0.9)
+        return joined(mixed, EXACT, left / left.sum(), FORCE)
 
     def sureness(self, candidate: Candidate) -> float:
         """The geometric mean of its tokens' probabilities (0 to 1): a single candidate has no rival

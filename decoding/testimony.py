@@ -168,12 +168,13 @@ def _corrected(told: _Told, text: str) -> dict[str, object] | None:
 
 
 def _preferred(told: _Told, chosen: str, rejected: str) -> dict[str, object] | None:
-    """Bradley and Terry (1952) over two of the candidates."""
+    """Bradley and Terry (1952) over two of the candidates; it tells how right an answer was only of
+    those two."""
     if not (told.knows(chosen) and told.knows(rejected)):
         return None
     won, lost = told.likelihood(chosen), told.likelihood(rejected)
-    frozen = told.kept["frozen"]
-    was = float(frozen == chosen) if frozen in (chosen, rejected) else None
+    frozen, both = told.kept["frozen"], (chosen, rejected)
+    was = float(frozen == chosen) if frozen in both and told.answer in both else None
     return _heard(told, won / (won + lost), 2, float(chosen == told.answer), was)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from tta.errors import CorruptStore, InvalidSetting, InvalidText
@@ -102,7 +102,7 @@ def check(event: Event) -> None:
     """Refuse what a fold could not read.
 
     Raises InvalidText (a lone surrogate anywhere, an empty user or text) or InvalidSetting (a
-    field is missing, a reward outside -1 to 1).
+    field is missing, a reward outside -1 to 1, opinions or what was heard of them in another form).
     """
     for name in ("id", "user", "task", "response"):
         check_text(getattr(event, name), name)
@@ -119,6 +119,10 @@ def check(event: Event) -> None:
         raise InvalidSetting("An answer's event has the response's id", value=event.response)
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
+    for name, is_readable in _WEIGHED.items():
+        said = event.body.get(name)
+        if said and not _can(is_readable, said):
+            raise InvalidSetting(f"What an event calls {name!r} cannot be read", value=said)
     if not math.isfinite(event.time):
         raise InvalidSetting("An event's time is in seconds since 1970", value=event.time)
 
@@ -151,3 +155,47 @@ def _check_reward(value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not -1.0 <= cast(float, value) <= 1.0:
         raise InvalidSetting("A reward is a number from -1 to 1", value=value)
+
+
+def _can(is_readable: Callable[[Any], bool], said: object) -> bool:
+    """Whether it is; what has not even the parts to look at is not."""
+    try:
+        return is_readable(said)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _heard(said: Any) -> bool:  # noqa: ANN401 (from an import it may be anything)
+    rows = list(said["likelihood"].values())
+    frozen = said["frozen"]
+    return (
+        len({len(row) for row in rows}) <= 1
+        and all(0 < p <= 1 for row in rows for p in row)
+        and said["outcomes"] >= 2
+        and 0 <= said["right"] <= 1
+        and (frozen is None or 0 <= frozen <= 1)
+    )
+
+
+def _opinions(said: Any) -> bool:  # noqa: ANN401
+    rows = [[int(centinats) for centinats in row.split()] for row in said["experts"].values()]
+    listed = len(said["answers"])
+    return (
+        all(len(row) == listed for row in rows)
+        and all(centinats <= 0 for row in rows for centinats in row)
+        and said["of"] >= listed
+        and isinstance(said["closed"], bool)
+        and set(said["passes"]) <= said["experts"].keys()
+    )
+
+
+def _instead(said: Any) -> bool:  # noqa: ANN401
+    return all(isinstance(answer, str) and 0 <= p <= 1 for answer, p in said.items())
+
+
+_WEIGHED: dict[str, Callable[[Any], bool]] = {
+    "heard": _heard,
+    "opinions": _opinions,
+    "instead": _instead,
+}
+"""Fields that only some events have, and how to tell that a fold can read them."""

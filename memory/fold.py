@@ -41,6 +41,11 @@ class UserState:
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
 
+    @property
+    def has_votes(self) -> bool:
+        """Whether any case or rejection is live."""
+        return any(held for (_, kind), held in self.by.items() if kind in _VOTING)
+
 
 @dataclass(slots=True)
 class State:

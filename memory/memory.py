@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -309,7 +310,10 @@ class Memory:
     def standing(self, *, user: str, task: str) -> Standing:
         """What is known of the experts in a task."""
         with self._lock:
-            return self._user(user).trust.standing(task, self._weigher)
+            known = self._user(user)
+            standing = known.trust.standing(task, self._weigher)
+            # Also what says nothing of the experts was feedback: an answer of nobody's, for one.
+            return replace(standing, experienced=standing.experienced or known.has_votes)
 
     def trust(self, user: str) -> Trust:
         """All that is known of a user's experts, by task; not to be changed."""

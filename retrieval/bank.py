@@ -50,9 +50,18 @@ class Bank:
         self._corrected: set[str] = set()
         self._read: dict[str, tuple[Sequence[tuple[int, Record]], int]] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has taught anything here yet."""
+        return not self._read
+
     def row(self, answer: str) -> int:
         """The row of an answer; a new one is given the next."""
         return self._rows.setdefault(answer, len(self._rows))
+
+    def has_read(self, user: str) -> bool:
+        """Whether it holds anything of that user's."""
+        return user in self._read
 
     def is_ahead(self, ledgers: Mapping[str, Sequence[tuple[int, Record]]]) -> bool:
         """Whether it has learned what the ledgers no longer hold."""
@@ -71,7 +80,7 @@ class Bank:
             for (sign, record), vector in zip(news, vectors, strict=True):
                 if record.kind is RecordKind.CASE or record.source not in self._corrected:
                     self._learn(self._lesson(record, vector), sign)
-            self._read[user] = (ledger, len(ledger))
+            self._read[user] = (ledger, start + len(news))  # it may have grown since
 
     def _learn(self, lesson: Lesson, sign: int) -> None:
         for reader in self.readers.values():
@@ -107,14 +116,14 @@ class Banks:
         descriptions: Mapping[str, str],
         recall: Recall,
     ) -> Mapping[str, FloatArray]:
-        """Log-probabilities of each answer by expert; those of a wider scope as "name@scope"."""
+        """Log-probabilities of each answer by expert; those of a wider scope that was taught
+        anything as "name@scope"."""
         vector = self._embedder.embed([request.prompt])[0].astype(np.float64)
         titles = self._names.vectors(answers, descriptions)
         names = self._names.of(vector, titles)
         words = features(request.prompt)
 
-        def ask(scope: str, voters: Voters) -> Mapping[str, FloatArray]:
-            bank = self._bank(scope, task)
+        def ask(bank: Bank, voters: Voters) -> Mapping[str, FloatArray]:
             rows = np.array([bank.row(answer) for answer in answers], dtype=np.intp)
             question = Question(
                 vector=vector, words=words, rows=rows, titles=titles, names=names, voters=voters
@@ -123,10 +132,13 @@ class Banks:
                 question.said[name] = reader.opinion(question)
             return question.said
 
-        found = {"names": names, **ask(request.user, voters(answers, recall))}
+        own = self._bank(request.user, task)
+        found = {"names": names, **ask(own, voters(answers, recall))}
         for scope in request.reads:
-            near = voters(answers, self._recaller.voters(vector, scope, task))
-            said = ask(scope, near)
+            bank = self._bank(scope, task)
+            if bank.is_empty:  # who knows nothing of a task is no expert in it
+                continue
+            said = ask(bank, voters(answers, self._recaller.voters(vector, scope, task)))
             found.update({f"{name}@{scope}": said[name] for name in WIDER})
         return found
 
@@ -147,6 +159,12 @@ class Banks:
         """See the `Readers` protocol."""
         prior = normalised(np.zeros(len(texts)))
         return Kernel(0.05, 1e-2).votes(voters(texts, recall), prior)
+
+    def forget(self, user: str) -> None:
+        """Let go of what holds texts of a user; other banks stay."""
+        gone = [key for key, bank in self._banks.items() if key[0] == user or bank.has_read(user)]
+        for key in gone:
+            del self._banks[key]
 
     def _bank(self, scope: str, task: str) -> Bank:
         users = self._memory.users() if scope == EVERYONE else [scope]

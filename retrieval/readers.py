@@ -201,10 +201,12 @@ class Discriminant:
     means shrunk to the names. The inverse scatter follows by Sherman and Morrison (1950)."""
 
     def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 2.0) -> None:
-        self._sums, self._counts = np.zeros((0, dim)), np.zeros(0)
-        self._inverse = np.eye(dim) / penalty
+        self._sums: FloatArray = np.zeros((0, dim))
+        self._counts: FloatArray = np.zeros(0)
+        self._inverse: FloatArray = np.eye(dim) / penalty
         # Of each class those that the scatter holds: each lesson where it most likely belongs.
-        self._own, self._owned = np.zeros((0, dim)), np.zeros(0)
+        self._own: FloatArray = np.zeros((0, dim))
+        self._owned: FloatArray = np.zeros(0)
         self._seen, self._shrink = 0.0, shrink
         self._asked: _Asked | None = None
 

@@ -315,6 +315,26 @@ def test_verdicts_on_open_answers_move_the_weights(chat: tta.Adapted, feedback: 
     assert health.weights
 
 
+def test_health_knows_of_open_answers_that_had_no_rival(chat: tta.Adapted) -> None:
+    chat("Greet Ada.", task="greet").correct("Dear Ada,")
+    (health,) = chat.health()
+    assert (health.task, health.feedback, health.steps) == ("greet", 0, 1)
+    assert (health.accuracy, health.muted, health.weights) == (0.0, False, {})
+    assert "yet" in health.why
+
+
+def test_feedback_that_says_nothing_of_the_experts_is_experience(names_only: tta.Adapted) -> None:
+    learned = ask(names_only, QUESTION).prefer("mauve")
+    assert names_only.health() == ()
+    teams = [*TEAMS, "mauve"]
+    reply = names_only("Where is my parcel now?", output=teams, task="team")
+    assert len(reply.why.weights) > 1
+    assert reply.text == "mauve"
+    names_only.undo(learned)
+    reply = names_only("Where is my parcel now?", output=teams, task="team")
+    assert reply.why.weights == {"frozen": 1.0}
+
+
 def test_an_undo_takes_the_weights_back(names_only: tta.Adapted) -> None:
     corrected(names_only, 12)
     before, health = ask(names_only, QUESTION), names_only.health()
@@ -378,6 +398,13 @@ def test_what_a_wider_scope_knows_is_used_by_who_may_read_it(names_only: tta.Ada
     assert any(name.endswith("@team") for name in used)
     assert any(name.endswith("@*") for name in used)
     assert not any("@" in name for name in ask(ada, QUESTION).why.weights)
+
+
+def test_a_wider_scope_that_knows_nothing_leaves_the_frozen_answer(tiny: tta.Adapted) -> None:
+    reader = tiny.for_user("bob", reads=("team", tta.EVERYONE))
+    for text, _ in requests(4):
+        reply, frozen = ask(reader, text), tiny.frozen(text, output=TEAMS)
+        assert (reply.text, reply.why.weights) == (frozen.text, {"frozen": 1.0})
 
 
 def test_reading_writes_nothing_to_the_wider_scope(names_only: tta.Adapted) -> None:
@@ -494,3 +521,27 @@ def test_a_share_that_is_none_is_refused(names_only: tta.Adapted, share: float) 
     reply = ask(names_only, QUESTION)
     with pytest.raises(errors.InvalidSetting):
         names_only.wants_feedback(reply, share)
+
+
+def test_what_was_accepted_within_a_conversation_is_not_forced_on_another(
+    tiny: tta.Adapted,
+) -> None:
+    def asked(about: str) -> list[dict[str, str]]:
+        turns = [("user", f"Shall I {about}?"), ("assistant", "Please confirm."), ("user", "yes")]
+        return [{"role": role, "content": content} for role, content in turns]
+
+    tiny(asked("cancel it"), task="talk", max_new_tokens=5).correct("It is cancelled.")
+    assert tiny(asked("send it"), task="talk", max_new_tokens=5).cost.passes > 0
+    assert tiny("yes", task="talk").text == "It is cancelled."
+
+
+def test_a_small_reward_does_not_settle_an_answer(tiny: tta.Adapted) -> None:
+    tiny(QUESTION, task="open", max_new_tokens=5).reward(0.1)
+    assert tiny(QUESTION, task="open", max_new_tokens=5).cost.passes > 0
+    tiny(QUESTION, task="open", max_new_tokens=5).reward(0.9)
+    assert tiny(QUESTION, task="open", max_new_tokens=5).cost.passes == 0
+
+
+def test_a_verifier_of_a_closed_set_is_refused(names_only: tta.Adapted) -> None:
+    with pytest.raises(errors.InvalidSetting, match="verify"):
+        names_only(QUESTION, output=list(TEAMS), verify=lambda value: True)

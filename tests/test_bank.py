@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tta.memory import Memory
 from tta.retrieval import Banks, Names, Recaller
 from tta.retrieval.bank import BANKS, WIDER
 from tta.testing import HashEmbedder
-from tta.types import EVERYONE, Event, Message, Recall, Recalled, Request, Task
+from tta.types import EVERYONE, Event, Message, Recall, Recalled, Record, Request, Task
 
 Opinions = Mapping[str, NDArray[np.floating[Any]]]
 
@@ -217,6 +218,17 @@ def test_a_user_who_is_forgotten_leaves_everyones_bank(desk: Desk) -> None:
     assert not np.allclose(with_eve["ridge@*"], without["ridge@*"])
     desk.memory.forget("eve")
     assert_same(desk.opinions(reads=(EVERYONE,)), without)
+
+
+def test_no_bank_keeps_a_text_of_a_user_who_is_forgotten(desk: Desk) -> None:
+    desk.teach(right(0, "indigo", user="bob"), right(1, "coral", user="eve"))
+    for user in ("bob", "eve"):
+        desk.opinions(user=user, reads=(EVERYONE,))
+    desk.banks.forget("eve")
+    desk.memory.forget("eve")
+    gc.collect()
+    held = [r for r in gc.get_objects() if type(r) is Record]
+    assert {record.user for record in held if record.source in ("bob-c0", "eve-c1")} == {"bob"}
 
 
 def test_who_was_forgotten_and_comes_back_starts_anew(desk: Desk) -> None:

@@ -97,6 +97,19 @@ def other_text(line: str) -> str:
     return json.dumps(data)
 
 
+def with_body(**fields: Any) -> Any:
+    """A line whose event has these fields, too."""
+
+    def change(line: str) -> str:
+        data = json.loads(line)
+        data["body"].update(fields)
+        return json.dumps(data)
+
+    return change
+
+
+HEARD = {"likelihood": {"frozen": [0.5]}, "outcomes": 2, "right": 1.0, "frozen": None}
+
 BROKEN: dict[str, tuple[Any, type[errors.TTAError]]] = {
     "cut": (cut, errors.CorruptStore),
     "a missing field": (without_task, errors.CorruptStore),
@@ -104,6 +117,13 @@ BROKEN: dict[str, tuple[Any, type[errors.TTAError]]] = {
     "a list": (lambda _: "[1, 2]", errors.CorruptStore),
     "a number as text": (lambda x: x.replace('"Wait."', "17"), errors.InvalidSetting),
     "a lone surrogate": (lambda x: x.replace("Wait.", "\\ud800"), errors.InvalidText),
+    "nothing of what is heard": (with_body(heard={"said": 1}), errors.InvalidSetting),
+    "heard impossible": (
+        with_body(heard={**HEARD, "likelihood": {"frozen": [0.0]}}),
+        errors.InvalidSetting,
+    ),
+    "opinions of nobody": (with_body(opinions={"closed": True}), errors.InvalidSetting),
+    "instead a list": (with_body(instead=["amber"]), errors.InvalidSetting),
     "an unknown response": (lambda x: x.replace('"r1"', '"r9"'), errors.UnknownResponse),
 }
 

@@ -176,6 +176,11 @@ def test_compare_shows_both(chat: tta.Adapted) -> None:
     assert "<td" in both._repr_html_()
 
 
+def test_compare_asks_both_for_the_same_user(chat: tta.Adapted) -> None:
+    both = chat.compare(QUESTION, user="ada")
+    assert both.frozen.request.user == both.adapted.request.user == "ada"
+
+
 def test_values_are_typed(chat: tta.Adapted) -> None:
     assert isinstance(chat("red or blue?", output=Colour).value, Colour)
     assert chat("one or two?", output=Literal["one", "two"]).value in ("one", "two")

@@ -202,6 +202,12 @@ def test_a_preference_that_names_the_frozen_models_answer_tells_of_it() -> None:
     assert (lost["frozen"], lost["right"]) == (0.0, 1.0)
 
 
+def test_a_preference_between_two_others_tells_nothing_of_the_answer_given() -> None:
+    heard = said(keep(), EventKind.PREFERENCE, "blue", chosen="red", rejected="green")
+    assert heard["likelihood"]
+    assert heard["frozen"] is None
+
+
 @pytest.mark.parametrize(("chosen", "rejected"), [("purple", "blue"), ("blue", "purple")])
 def test_a_preference_with_an_open_answer_that_nobody_had_says_nothing(
     chosen: str, rejected: str

@@ -45,7 +45,6 @@ from tta.types import (
     Recall,
     Request,
     Rule,
-    Tally,
     Task,
     Why,
 )
@@ -70,6 +69,7 @@ class Parts:
     memory: Memory
     tasks: TaskInferer
     recaller: Recaller
+    banks: Banks
     decider: Decider
     budget: int
     lock: AbstractContextManager[Any]
@@ -105,7 +105,7 @@ class Adapted:
         `prompt` is a question or a list of messages. `output` is a `Literal`, an `Enum`, a list of
         choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`. `n`
         candidates are drawn: the first greedily, the others sampled from `seed`; `verify` says of
-        a candidate's value how good it is (a bool, or 0 to 1), and is one expert among them.
+        an open candidate's value how good it is (a bool, or 0 to 1): one expert among others.
 
         Raises InputError for arguments that cannot be used (nothing is recorded then), ModelNeeded
         for an open answer without a model, StoreError when the answer cannot be recorded.
@@ -162,10 +162,12 @@ class Adapted:
 
     def forget(self, *, user: str) -> int:
         """Erase all that is kept of `user`, texts and vectors; returns how many events that was."""
+        check_user(user)
         with self._parts.lock:
             if self._parts.model is not None:
-                self._parts.model.forget(check_user(user))
-            return self._parts.memory.forget(check_user(user))
+                self._parts.model.forget(user)
+            self._parts.banks.forget(user)
+            return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
         """A light view: the same model and memory, another person's scope.
@@ -177,17 +179,16 @@ class Adapted:
         return Adapted(self._parts, user=user, reads=reads)
 
     def health(self, user: str | None = None) -> tuple[Health, ...]:
-        """How adaptation fares for a user, task by task, those with the most feedback first."""
+        """How adaptation fares for a user in each task with feedback, those with the most first."""
         who = self.user if user is None else user
         with self._parts.lock:
-            self._parts.memory.sync()
-            trust = self._parts.memory.trust(who)
+            memory = self._parts.memory
+            memory.sync()
             found = [
-                health(who, task, weights, trust.tallies.get(task, Tally()))
-                for task, weights in trust.weights.items()
-                if task != ANY_TASK
+                health(who, task, memory.standing(user=who, task=task).weights, tally)
+                for task, tally in memory.trust(who).tallies.items()
             ]
-        return tuple(sorted(found, key=lambda h: -h.feedback))
+        return tuple(sorted(found, key=lambda h: (-h.feedback, -h.steps)))
 
     def wants_feedback(self, reply: Response, share: float = 0.3) -> bool:
         """Whether feedback on this reply would teach much, for an app that asks on `share` (0 to
@@ -197,7 +198,7 @@ class Adapted:
             raise InvalidSetting(f"share must be from 0 to 1, was {share!r}", value=share)
         with self._parts.lock:
             trust = self._parts.memory.trust(reply.request.user)
-        return trust.is_close(reply.task.name, reply.margin, share)
+            return trust.is_close(reply.task.name, reply.margin, share)
 
     def frozen(
         self,
@@ -223,7 +224,8 @@ class Adapted:
     def compare(self, prompt: Prompt, **options: Any) -> Comparison:  # noqa: ANN401 (of __call__)
         """The untouched model's answer beside the adapted one; `options` as for a call."""
         kept = {k: v for k, v in options.items() if k in ("output", "max_new_tokens")}
-        return Comparison(frozen=self.frozen(prompt, **kept), adapted=self(prompt, **options))
+        asked = self if options.get("user") is None else self.for_user(options["user"])
+        return Comparison(frozen=asked.frozen(prompt, **kept), adapted=self(prompt, **options))
 
     def explain(
         self,
@@ -374,12 +376,14 @@ def wrap(
     # Without a model nothing is shown to one: cases vote, and none is chosen for a prompt.
     shown = DEMONSTRATIONS if frozen is not None else 0
     recaller, names = Recaller(store, embeds, demonstrations=shown), Names(embeds)
+    banks = Banks(store, recaller, embeds, names)
     parts = Parts(
         model=frozen,
         memory=store,
         tasks=TaskInferer(store, embeds),
         recaller=recaller,
-        decider=Decider(frozen, names, Banks(store, recaller, embeds, names)),
+        banks=banks,
+        decider=Decider(frozen, names, banks),
         budget=budget,
         lock=RLock(),
     )

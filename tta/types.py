@@ -89,6 +89,12 @@ class Request:
     id: str = field(default_factory=new_id)
 
     @property
+    def stands_alone(self) -> bool:
+        """Whether the last user turn is all that is asked: "yes" means something else in another
+        conversation."""
+        return sum(message.role != "system" for message in self.messages) == 1
+
+    @property
     def prompt(self) -> str:
         """The last user turn: what memory is keyed by."""
         return next(m.content for m in reversed(self.messages) if m.role == "user")
@@ -403,10 +409,12 @@ class Standing:
 class Health:
     """How adaptation fares in one (scope, task).
 
-    `accuracy` and `frozen_accuracy` (0 to 1) are of the same steps, those whose feedback says what
-    was right; after a mere "wrong", the frozen model's other answer counts by how probable it was.
-    `gain` is their difference with its 95 % `interval`. `noise` is the inferred share of feedback
-    that is wrong. `log_loss <= expert_log_loss[e] + bound` holds for the best expert, always.
+    `feedback` counts what moved the weights: where there was one candidate only, nothing is said of
+    the experts. `accuracy` and `frozen_accuracy` (0 to 1) are of the same `steps`, those whose
+    feedback says what was right; after a mere "wrong", the frozen model's other answer counts by
+    how probable it was. `gain` is their difference with its 95 % `interval`. `noise` is the
+    inferred share of feedback that is wrong. `log_loss <= expert_log_loss[e] + bound` holds for
+    the best expert, always.
     """
 
     user: str
