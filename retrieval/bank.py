@@ -132,7 +132,7 @@ class Banks:
                 question.said[name] = reader.opinion(question)
             return question.said
 
-        own = self._bank(request.user, task)
+        own = self._bank(request.user, self._lender(request.user, task, recall))
         found = {"names": names, **ask(own, voters(answers, recall))}
         for scope in request.reads:
             bank = self._bank(scope, task)
@@ -141,6 +141,13 @@ class Banks:
             said = ask(bank, voters(answers, self._recaller.voters(vector, scope, task)))
             found.update({f"{name}@{scope}": said[name] for name in WIDER})
         return found
+
+    def _lender(self, user: str, task: str, recall: Recall) -> str:
+        """The task whose readers answer: an inferred one that has learned nothing yet borrows those
+        of the nearest case it was lent."""
+        if self._memory.ledger(user=user, task=task) or not recall.cases:
+            return task
+        return max(recall.cases, key=lambda case: case.score).record.task
 
     def similar(self, texts: Sequence[str], recall: Recall) -> FloatArray:
         """See the `Readers` protocol: a kernel over requests times the cosine of the answers."""
