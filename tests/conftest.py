@@ -8,7 +8,7 @@ is a byte-level BPE trained on a few lines; `chat_tokenizer` has a ChatML templa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,9 @@ from transformers import (
     Qwen3NextConfig,
     Qwen3NextForCausalLM,
 )
+
+import tta
+from tta.testing import HashEmbedder
 
 LINES = [
     "Where is my parcel? It was sent on Monday and the tracking number is ABC-123.",
@@ -222,3 +225,29 @@ def stories() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     assert isinstance(model, PreTrainedModel)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return model, tokenizer
+
+
+@pytest.fixture(scope="session")
+def model() -> tuple[Any, Any]:
+    """The bundled model and its tokenizer."""
+    return tta.bundled()
+
+
+@pytest.fixture
+def chat(model: tuple[Any, Any]) -> Iterator[tta.Adapted]:
+    with tta.wrap(*model, embedder=HashEmbedder()) as chat:
+        yield chat
+
+
+@pytest.fixture
+def names_only() -> Iterator[tta.Adapted]:
+    with tta.wrap(None, embedder=HashEmbedder()) as chat:
+        yield chat
+
+
+@pytest.fixture
+def tiny() -> Iterator[tta.Adapted]:
+    """A language model of random weights, where only its cost is of interest."""
+    model, tokenizer = build("llama"), train_tokenizer(chat=True)
+    with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
+        yield chat

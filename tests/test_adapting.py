@@ -2,80 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import build, train_tokenizer
+from desk import ANSWER, QUESTION, TEAMS, ask, corrected, requests, weights
 
 import tta
 from tta import errors
 from tta.decoding.experts import NEGLIGIBLE, TRIED, names
 from tta.testing import HashEmbedder
-
-TEAMS = ["amber", "coral", "indigo", "teal"]
-THINGS = ("parcel", "password", "ticket", "refund")
-ASKS = ("Where is my {}?", "The {} is late.", "I lost the {}!", "Is there a new {}?", "{} please")
-TEAM_OF = dict(zip(THINGS, TEAMS, strict=True))
-QUESTION = "Where is my parcel?"
-ANSWER = "Ask for the tracking number first."
-
-
-def requests(steps: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Texts with the team that answers for them; what is numbered is new each time."""
-    rng = random.Random(seed)
-    made = []
-    for number in range(steps):
-        thing = rng.choice(THINGS)
-        made.append((f"{rng.choice(ASKS).format(thing)} No. {number}", TEAM_OF[thing]))
-    return made
-
-
-@pytest.fixture(scope="module")
-def model() -> tuple[Any, Any]:
-    return tta.bundled()
-
-
-@pytest.fixture
-def chat(model: tuple[Any, Any]) -> Iterator[tta.Adapted]:
-    with tta.wrap(*model, embedder=HashEmbedder()) as chat:
-        yield chat
-
-
-@pytest.fixture
-def names_only() -> Iterator[tta.Adapted]:
-    with tta.wrap(None, embedder=HashEmbedder()) as chat:
-        yield chat
-
-
-@pytest.fixture
-def tiny() -> Iterator[tta.Adapted]:
-    """A language model of random weights, where only its cost is of interest."""
-    model, tokenizer = build("llama"), train_tokenizer(chat=True)
-    with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
-        yield chat
-
-
-def ask(chat: tta.Adapted, text: str, **options: Any) -> tta.Response:
-    return chat(text, output=TEAMS, task="team", **options)
-
-
-def corrected(chat: tta.Adapted, steps: int, seed: int = 0) -> list[bool]:
-    """Whether each answer was right, while each is corrected."""
-    right = []
-    for text, team in requests(steps, seed):
-        reply = ask(chat, text)
-        right.append(reply.text == team)
-        reply.correct(team)
-    return right
-
-
-def weights(chat: tta.Adapted) -> dict[str, float]:
-    return dict(chat.health()[0].weights)
-
 
 # ----------------------------------------------------------------------------- the very next step
 
@@ -195,154 +133,6 @@ def test_a_model_that_counts_for_little_is_not_asked_but_at_perfect_squares(
     learned = weights(tiny)
     model_share = {p: sum(learned.get(e, 0.0) for e in names(p)) for p in ("frozen", "recalled")}
     assert all(share < 2 * NEGLIGIBLE for share in model_share.values())
-
-
-# ------------------------------------------------------------------------- whom the feedback trusts
-
-
-def test_corrections_teach_and_health_says_so(names_only: tta.Adapted) -> None:
-    right = corrected(names_only, 120)
-    assert sum(right[60:]) > 50
-    health = names_only.health()[0]
-    assert (health.user, health.task, health.feedback) == ("default", "team", 120)
-    assert health.steps == 120
-    assert health.accuracy == pytest.approx(sum(right) / 120)
-    assert health.gain == pytest.approx(health.accuracy - health.frozen_accuracy)
-    low, high = health.interval
-    assert 0 < low < health.gain < high < 1
-    assert not health.muted
-    assert sum(health.weights.values()) == pytest.approx(1)
-    assert list(health.weights.values()) == sorted(health.weights.values(), reverse=True)
-    assert health.noise < 0.1
-    assert health.log_loss <= min(health.expert_log_loss.values()) + health.bound
-    assert next(iter(health.weights)) in health.why
-    assert "team" in str(health)
-
-
-def test_health_knows_frozen_accuracy_from_the_same_steps(names_only: tta.Adapted) -> None:
-    expected = 0
-    for text, team in requests(30):
-        expected += names_only.frozen(text, output=TEAMS).text == team
-        ask(names_only, text).correct(team)
-    assert names_only.health()[0].frozen_accuracy == pytest.approx(expected / 30)
-
-
-def test_without_feedback_there_is_no_health(names_only: tta.Adapted) -> None:
-    ask(names_only, QUESTION)
-    assert names_only.health() == ()
-    assert names_only.health("bob") == ()
-
-
-@pytest.mark.parametrize("kind", ["answers", "bits"])
-def test_random_feedback_is_muted_and_the_answers_stay_the_frozen_ones(
-    names_only: tta.Adapted, kind: str
-) -> None:
-    rng = random.Random(1)
-    same = []
-    for n in range(200):
-        # Requests that name a team, so that the frozen opinion is sure.
-        text = f"{rng.choice(TEAMS)} {rng.choice(THINGS)} {n}"
-        reply = ask(names_only, text)
-        same.append(reply.text == names_only.frozen(text, output=TEAMS).text)
-        if kind == "answers":
-            reply.correct(rng.choice(TEAMS))
-        else:
-            reply.reward(rng.choice([-1.0, 1.0]))
-    health = names_only.health()[0]
-    assert health.muted
-    assert health.why.startswith("muted")
-    assert sum(same[100:]) >= 95
-    assert ask(names_only, "another teal ticket").why.muted > 0 or health.weights["frozen"] > 0.5
-
-
-def test_a_user_who_always_wants_another_answer_than_usual_is_obeyed(
-    names_only: tta.Adapted,
-) -> None:
-    others = dict(zip(TEAMS, [*TEAMS[1:], TEAMS[0]], strict=True))
-    obeyed = []
-    for n in range(120):
-        team = TEAMS[n * 7 % 4]
-        reply = ask(names_only, f"the {team} {THINGS[n % 3]} {n}")
-        obeyed.append(reply.text == others[team])
-        reply.correct(others[team])
-    assert sum(obeyed[80:]) >= 36
-    assert not names_only.health()[0].muted
-
-
-@pytest.mark.parametrize(
-    "feedback",
-    [
-        lambda reply: reply.good(),
-        lambda reply: reply.bad(),
-        lambda reply: reply.reward(-0.5),
-        lambda reply: reply.prefer(1),
-        lambda reply: reply.edit(0, len(reply.text), reply.candidates[2].text),
-        lambda reply: reply.correct(reply.candidates[1].text),
-    ],
-    ids=["good", "bad", "reward", "prefer", "edit", "correct"],
-)
-def test_every_kind_of_verdict_moves_the_weights(names_only: tta.Adapted, feedback: Any) -> None:
-    corrected(names_only, 12)
-    before = weights(names_only)
-    feedback(ask(names_only, "Is there a new refund?"))
-    assert weights(names_only) != before
-
-
-def test_a_note_or_a_rule_moves_no_weight(names_only: tta.Adapted) -> None:
-    corrected(names_only, 12)
-    before = weights(names_only)
-    ask(names_only, QUESTION).note("parcels are packages")
-    names_only.rule("Be brief.", task="team")
-    assert weights(names_only) == before
-
-
-@pytest.mark.parametrize("feedback", ["reward", "prefer", "edit", "correct"])
-def test_verdicts_on_open_answers_move_the_weights(chat: tta.Adapted, feedback: str) -> None:
-    chat.rule("Be brief.")
-    reply = chat("847+596=", n=6, seed=1, task="sum")
-    assert len(reply.candidates) > 1
-    other = reply.candidates[1].text
-    if feedback == "reward":
-        reply.reward(-1.0)
-    elif feedback == "prefer":
-        reply.prefer(1)
-    elif feedback == "edit":
-        reply.edit(0, len(reply.text), other)
-    else:
-        reply.correct(other)
-    (health,) = chat.health()
-    assert (health.task, health.feedback) == ("sum", 1)
-    assert health.weights
-
-
-def test_health_knows_of_open_answers_that_had_no_rival(chat: tta.Adapted) -> None:
-    chat("Greet Ada.", task="greet").correct("Dear Ada,")
-    (health,) = chat.health()
-    assert (health.task, health.feedback, health.steps) == ("greet", 0, 1)
-    assert (health.accuracy, health.muted, health.weights) == (0.0, False, {})
-    assert "yet" in health.why
-
-
-def test_feedback_that_says_nothing_of_the_experts_is_experience(names_only: tta.Adapted) -> None:
-    learned = ask(names_only, QUESTION).prefer("mauve")
-    assert names_only.health() == ()
-    teams = [*TEAMS, "mauve"]
-    reply = names_only("Where is my parcel now?", output=teams, task="team")
-    assert len(reply.why.weights) > 1
-    assert reply.text == "mauve"
-    names_only.undo(learned)
-    reply = names_only("Where is my parcel now?", output=teams, task="team")
-    assert reply.why.weights == {"frozen": 1.0}
-
-
-def test_an_undo_takes_the_weights_back(names_only: tta.Adapted) -> None:
-    corrected(names_only, 12)
-    before, health = ask(names_only, QUESTION), names_only.health()
-    learned = ask(names_only, "The refund is late.").correct("amber")
-    assert names_only.health() != health
-    names_only.undo(learned)
-    assert names_only.health() == health
-    assert ask(names_only, QUESTION).candidates == before.candidates
 
 
 # ----------------------------------------------------------------------------- reopening and scopes

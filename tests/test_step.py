@@ -22,17 +22,6 @@ class Colour(Enum):
     GREEN = "green"
 
 
-@pytest.fixture(scope="module")
-def model() -> tuple[Any, Any]:
-    return tta.bundled()
-
-
-@pytest.fixture
-def chat(model: tuple[Any, Any]) -> Iterator[tta.Adapted]:
-    with tta.wrap(*model, embedder=HashEmbedder()) as chat:
-        yield chat
-
-
 @pytest.fixture
 def forwards(model: tuple[Any, Any]) -> Iterator[list[list[int]]]:
     """The token ids of the first row of every forward pass of the wrapped model."""
