@@ -26,7 +26,7 @@ from tta.decoding.experts import (
     settled,
     with_model,
 )
-from tta.decoding.mixture import Blend, alone, blend, joined
+from tta.decoding.mixture import Blend, alone, blend, joined, without
 from tta.decoding.open import Drawing
 from tta.decoding.testimony import opinions_json
 from tta.errors import InvalidSetting
@@ -188,11 +188,7 @@ def _exactly(mixed: Blend, request: Request, answers: Sequence[str], recall: Rec
     refused = {r.record.answer for r in recall.rejected if r.record.request == prompt}
     if not refused or not request.stands_alone:
         return mixed
-    allowed = np.array([answer not in refused for answer in answers])
-    if allowed.all() or not allowed.any():
-        return mixed
-    left = np.where(allowed, mixed.scores, 0.0)
-    return joined(mixed, EXACT, left / left.sum(), FORCE)
+    return without(mixed, [answer not in refused for answer in answers], EXACT, FORCE)
 
 
 def _open(

@@ -30,7 +30,7 @@ NOISE = (0.0, 0.1, 0.2, 0.4)
 """Shares of feedback that may be wrong; "all of it" is `Weights.mute`."""
 SHARE = 0.005
 """How much of the weight is shared out anew at each piece of feedback: what makes it possible to
-follow a change. Chosen on two orders of BANKING77 and TREC, as were the lists above."""
+follow a change. Chosen on BANKING77 and TREC, as were the lists above."""
 FLOOR = 1e-4
 """No expert may rule an answer out: it gives this much of its opinion to all answers alike."""
 FROZEN = "frozen"
@@ -137,6 +137,15 @@ def joined(mixed: Blend, name: str, opinion: FloatArray, weight: float) -> Blend
         weights={**weights, name: weight},
         parts={**mixed.parts, name: opinion},
     )
+
+
+def without(mixed: Blend, allowed: Sequence[bool], name: str, weight: float) -> Blend:
+    """`mixed` and one more expert that rules out what is not allowed, while anything is."""
+    kept = np.array(allowed)
+    if kept.all() or not kept.any():
+        return mixed
+    left = np.where(kept, mixed.scores, 0.0)
+    return joined(mixed, name, left / left.sum(), weight)
 
 
 def totals(weights: Weights) -> dict[str, float]:

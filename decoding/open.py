@@ -14,7 +14,7 @@ import numpy as np
 
 from tta.decoding.constrain import Output
 from tta.decoding.experts import EXACT, FORCE, FROZEN, RECALLED, is_contender, is_needed, settled
-from tta.decoding.mixture import Blend, joined
+from tta.decoding.mixture import Blend, without
 from tta.errors import InvalidSetting, ModelNeeded
 from tta.protocols import Model, Readers
 from tta.types import Candidate, Cost, Finish, Prompt, Recall, Request, Standing
@@ -146,11 +146,7 @@ class Drawing:
     def forced(self, mixed: Blend, request: Request, texts: Sequence[str], recall: Recall) -> Blend:
         """An answer refused for this very request is not repeated while there is another."""
         refused = {r.record.answer for r in recall.rejected if r.score >= SAME}
-        allowed = np.array([text not in refused for text in texts])
-        if allowed.all() or not allowed.any():
-            return mixed
-        left = np.where(allowed, mixed.scores, 0.0)
-        return joined(mixed, EXACT, left / left.sum(), FORCE)
+        return without(mixed, [text not in refused for text in texts], EXACT, FORCE)
 
     def sureness(self, candidate: Candidate) -> float:
         """The geometric mean of its tokens' probabilities (0 to 1): a single candidate has no rival

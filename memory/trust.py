@@ -19,10 +19,8 @@ from tta.types import ANY_TASK, Bias, Json, Standing, Tally, Weights
 
 MARGINS = 100
 """How many answers back it is remembered how close they were."""
-
-
 _UNTRIED = ((0.0, 0.0),) * 5
-
+"""(feedback, right) for each fifth of the confidence."""
 FEW = 10
 """Answers before "close" means anything."""
 _ALIKE = 1e-6

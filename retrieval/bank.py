@@ -45,8 +45,8 @@ class Bank:
     def __init__(self, dim: int) -> None:
         self.readers: dict[str, Reader] = readers(dim)
         self._rows: dict[str, int] = {}
-        # What was corrected is refused for that very request alone: told that the right answer is
-        # another, votes against the wrong one lost half a point on BANKING77, and more with noise.
+        # What was corrected is refused for that very request alone. Votes against it changed
+        # nothing on BANKING77 (82.0 and 81.8) and cost 1 to 2 points with 20 % wrong labels.
         self._corrected: set[str] = set()
         self._read: dict[str, tuple[Sequence[tuple[int, Record]], int]] = {}
 

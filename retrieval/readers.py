@@ -5,7 +5,7 @@ that is learned are sums, or inverses kept by rank-one updates: O(d^2) a lesson 
 order, and taken back exactly. Knows vectors, words and rows of answers; knows neither where they
 come from (`bank`) nor how much each opinion counts in the end.
 
-Constants were chosen on two orders of BANKING77 and TREC with labels and with right/wrong bits.
+Constants were chosen on BANKING77 and TREC, with labels and with right/wrong bits.
 """
 
 from __future__ import annotations

@@ -215,7 +215,8 @@ class Finish(StrEnum):
 class Candidate:
     """One possible answer.
 
-    `logprob` is the model's log-probability (nats) of the whole answer, end of turn included.
+    `logprob` is the model's log-probability (nats) of the whole answer, end of turn included (0
+    for one that was remembered, `Finish.RECALLED`: it was not drawn).
     `parts` holds each expert's probability of this answer among the candidates; `score` is their
     sum weighted by `Response.why.weights`: the mixture's probability of it. `stats` are what
     decoding saw of it (self-certainty, for one).
