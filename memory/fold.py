@@ -237,7 +237,7 @@ def _text(event: Event, name: str) -> str:
 
 _MEANS = {
     RecordKind.CASE: "remembered as the accepted answer to this request",
-    RecordKind.REJECTED: "what was refused now votes against itself",
+    RecordKind.REJECTED: "what was refused now counts against itself",
     RecordKind.NOTE: "remembered for requests of this pattern",
     RecordKind.RULE: "a standing instruction from now on",
 }
