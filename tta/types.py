@@ -123,8 +123,8 @@ class RecordKind(StrEnum):
     CASE = "case"
     """A request and an answer that was accepted: demonstration and vote."""
     REJECTED = "rejected"
-    """A request and an answer that was refused: a vote against it, or, where the right one was told,
-    no more than that it is not repeated there; never shown to the model."""
+    """A request and an answer that was refused: a vote against it, or, where the right one was
+    told, no more than that it is not repeated there; never shown to the model."""
     NOTE = "note"
     """What a kind of request means, keyed by its instruction pattern."""
     RULE = "rule"
