@@ -143,7 +143,10 @@ class Recent:
         else:  # what had to leave for it does not come back: the window is of lessons, not of days
             same = (self._rows == row) & (self._weights == weight)
             same &= (self._vectors == lesson.vector).all(1)
-            self._rows[same] = -1
+            # One of those that are alike, the newest: the others were not taken back.
+            at = max(np.flatnonzero(same), key=lambda i: (i - self._next) % len(same), default=None)
+            if at is not None:
+                self._rows[at] = -1
 
 
 class Centroid:

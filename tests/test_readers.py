@@ -396,3 +396,13 @@ def test_features_are_words_pairs_and_the_beginning_each_once() -> None:
     assert {"who", "is", "it", "?", "who is", "is it", "< who", "< who is"} <= set(found)
     assert len(found) == len(set(found))
     assert features("") == features("")
+
+
+def test_of_two_lessons_alike_only_one_is_taken_back() -> None:
+    reader, vector = Recent(0.05, 1e-4, 4), np.eye(DIM)[0]
+    refusal = Lesson(vector=vector, words=(), target={}, refused=0)
+    for sign in (1.0, 1.0, -1.0):
+        reader.learn(refusal, sign)
+    assert (reader._rows == 0).sum() == 1
+    reader.learn(refusal, -1.0)
+    assert (reader._rows == 0).sum() == 0
