@@ -349,8 +349,8 @@ def readers(dim: int) -> dict[str, Reader]:
         "lda": Discriminant(dim),
         "words": Words(),
         "kernel*centroid": Product(kernel_05=1, centroid=1),
-        # Powers of which the mixture's own sharpness need not change the sum: twice as large,
-        # it had the same favourites, was overconfident, and so was not trusted.
+        # With powers of 1 its favourites are much the same, but it is so overconfident that the
+        # mixture never comes to trust it.
         "kernel*centroid*lda": Product(kernel_02=0.3, centroid=0.5, lda=0.08, words=0.03),
         "kernel*lda": Product(kernel_05=1, lda=1),
         "ridge*centroid": Product(ridge=1, centroid=1),
