@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tta.types import Rating as Rating
     from tta.types import Regex as Regex
     from tta.types import Rule as Rule
+    from tta.types import UpTo as UpTo
 
 _HOME = {
     "Adapted": "tta.adapted",
@@ -55,6 +56,7 @@ _HOME = {
     "Response": "tta.response",
     "Rule": "tta.types",
     "TTAError": "tta.errors",
+    "UpTo": "tta.types",
     "bundled": "tta.micro",
     "wrap": "tta.adapted",
 }

@@ -20,7 +20,7 @@ from tta.errors import InvalidSetting
 from tta.feedback import feedback_event
 from tta.memory import Memory
 from tta.protocols import Embedder, Model
-from tta.request import Prompt, check_reads, check_user, make_request
+from tta.request import VERIFY_SECONDS, Prompt, check_reads, check_user, make_request
 from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
     Banks,
@@ -46,6 +46,7 @@ from tta.types import (
     Request,
     Rule,
     Task,
+    UpTo,
     Why,
 )
 from tta.types import Prompt as Rendered
@@ -96,19 +97,28 @@ class Adapted:
         task: str | None = None,
         output: object = None,
         verify: Callable[[Any], bool | float] | None = None,
-        n: int = 1,
+        verify_seconds: float = VERIFY_SECONDS,
+        same: Callable[[Any], object] | None = None,
+        n: int | UpTo | None = None,
         max_new_tokens: int | None = None,
         seed: int = 0,
     ) -> Response:
         """Answer, in the light of all that `user` has taught so far.
 
         `prompt` is a question or a list of messages. `output` is a `Literal`, an `Enum`, a list of
-        choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`. `n`
-        candidates are drawn: the first greedily, the others sampled from `seed`; `verify` says of
-        an open candidate's value how good it is (a bool, or 0 to 1): one expert among others.
+        choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`.
+
+        An open answer is drawn `n` times: the first greedily, the others sampled from `seed`;
+        `tta.UpTo(40)` ends that once the votes agree; None draws once, and more (up to 16) where
+        that promises a better answer: with a verifier, for short typed answers that the model is
+        unsure of, and where feedback showed that it helps. Samples vote for an answer if they have
+        its value, or if `same`, a function of the value, gives the same. `verify` says of a value
+        how good it is (a bool, or 0 to 1): drawing ends with the first that passes. It runs in a
+        thread of its own, for `verify_seconds` at most, and must not call this chat.
 
         Raises InputError for arguments that cannot be used (nothing is recorded then), ModelNeeded
-        for an open answer without a model, StoreError when the answer cannot be recorded.
+        for an open answer without a model, VerifierError when `verify` raises or takes too long,
+        StoreError when the answer cannot be recorded. What raises leaves nothing behind.
         """
         started = perf_counter()
         request = make_request(
@@ -118,6 +128,8 @@ class Adapted:
             task=task,
             output=output,
             verify=verify,
+            verify_seconds=verify_seconds,
+            same=same,
             n=n,
             max_new_tokens=max_new_tokens,
             seed=seed,
@@ -338,6 +350,8 @@ class Adapted:
                 stopped=decision.stopped,
                 skipped=decision.skipped,
                 muted=decision.muted,
+                samples=decision.samples,
+                posterior=decision.posterior,
             ),
             learner=self,
         )

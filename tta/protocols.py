@@ -51,6 +51,17 @@ class Tokenizer(Protocol):
         """How many tokens `text` takes, special tokens not counted."""
 
 
+class Watch(Protocol):
+    """Looks on while samples are drawn, and says when there are enough."""
+
+    def over(self, candidate: Candidate) -> bool:
+        """The next sample, in their order, is over. Whether it was the last that is wanted."""
+
+    def more(self, cost: Cost) -> int:
+        """All that were begun are over; how many to begin next (0: enough). `cost` is of what was
+        drawn last, without the prompt."""
+
+
 class Model(Protocol):
     """A frozen causal language model behind its chat template."""
 
@@ -75,8 +86,14 @@ class Model(Protocol):
         seed: int,
         output: object = None,
         scope: str | None = None,
+        watch: Watch | None = None,
+        halving: bool = False,
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """`n` candidates: the first is greedy, the others sampled by (seed, sample, step).
+
+        With `watch`, `n` is how many are begun at first; it says how it goes on, and what it does
+        not want is given up and left out. `halving`: so is, at an eighth, a quarter and a half of
+        `max_new_tokens`, the less confident half of the samples still running.
 
         With a `scope`, what was run for it before may be continued, and is never seen by others.
         """

@@ -67,6 +67,22 @@ class Grammar:
     lark: str
 
 
+@dataclass(frozen=True, slots=True)
+class UpTo:
+    """`n=tta.UpTo(40)`: samples are drawn until the answer is as good as settled, `most` of them.
+
+    `sure` (0.5 to 1): the probability from which it counts as settled that no other answer is
+    given more often; at 1 drawing ends only when the samples left could not change it. `halving`:
+    of a wave that runs, the less confident half is given up after an eighth, a quarter and a half
+    of `max_new_tokens` (speculative rejection: Sun et al., 2024): for long answers, at the price
+    of votes.
+    """
+
+    most: int
+    sure: float = 0.95
+    halving: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What is asked, and in whose name.
@@ -74,7 +90,9 @@ class Request:
     `user` is the scope: a part of every key, never a filter that could be left out. `reads` names
     the wider scopes that may be read besides it, nearest first.
     `output` is whatever the caller passed; only `decoding` knows what it means. `verify` says of an
-    answer's value how good it is (True and False, or 0 to 1).
+    answer's value how good it is (True and False, or 0 to 1), within `verify_seconds`. `same`: two
+    answers are one if it gives the same for their values. `n`: so many samples; None: as many as
+    pay, one as a rule.
     """
 
     messages: tuple[Message, ...]
@@ -83,7 +101,9 @@ class Request:
     task: str | None = None
     output: object = None
     verify: Callable[[Any], bool | float] | None = None
-    n: int = 1
+    verify_seconds: float = 30.0
+    same: Callable[[Any], object] | None = None
+    n: int | UpTo | None = None
     max_new_tokens: int | None = None
     seed: int = 0
     id: str = field(default_factory=new_id)
@@ -258,7 +278,12 @@ class Why:
     """What decided: for each expert its weight (they sum to 1), and the remembered cases for and
     against. `skipped` names the experts that were not asked, since they would have cost a pass of
     the model and count for little here; `muted` is the probability that the feedback of this task
-    says nothing (that much of the weight is the frozen model's)."""
+    says nothing (that much of the weight is the frozen model's).
+
+    `stopped` says why no more was drawn. `samples` has the answer that each sample gave, in the
+    order in which they were drawn (None: cut off, which is no vote), `posterior` after each of
+    them the probability that the answer ahead by then is the one that most samples would give;
+    both are empty for what was not drawn."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     spoke_for: tuple[Recalled, ...] = ()
@@ -266,6 +291,8 @@ class Why:
     stopped: str = ""
     skipped: tuple[str, ...] = ()
     muted: float = 0.0
+    samples: tuple[str | None, ...] = ()
+    posterior: tuple[float, ...] = ()
 
 
 # --------------------------------------------------------------------------------- feedback
@@ -398,13 +425,16 @@ class Standing:
     """What is known of the experts before a request is answered: their weights in its task,
     whether there was any feedback of this user (`experienced`), how many requests of the task were
     answered, the models' biases towards answers, by expert, and how often open answers were right:
-    (feedback, right) for each fifth of the confidence that the experts had in them."""
+    (feedback, right) for each fifth of the confidence that the experts had in them. `sampled`
+    counts answers that more than one sample was drawn for; there `frozen` is the first, greedy
+    sample's."""
 
     weights: Weights = field(default_factory=Weights)
     experienced: bool = False
     answers: int = 0
     biases: Mapping[str, Bias] = field(default_factory=dict)
     reliability: tuple[tuple[float, float], ...] = ()
+    sampled: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
