@@ -131,6 +131,13 @@ class Ballot:
         """What is left of 1: the probability that a sample is a text not seen yet."""
         return max(0.0, 1.0 - sum(self.known.values()))
 
+    @property
+    def novel(self) -> float:
+        """The probability that the next sample is an answer not seen yet, at most: what is left of
+        1, or by how many were seen once (Good, 1953; one more of each kind)."""
+        once = sum(n == 1 for n in Counter(self.keys).values())
+        return min(self.unknown, (once + 1) / (len(self) + 2))
+
     def shares(self) -> dict[str, float]:
         """The share of each answer among endlessly many samples, as far as it is known; they sum
         to 1."""

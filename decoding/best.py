@@ -7,7 +7,7 @@ which measured times decide, changes how long it takes and never the answer.
 The greedy sample comes first. Then, unless the caller said how many:
 
 verifier      until one passes; where it gives degrees, until the best is not worth beating
-              (Pandora's rule); or until what was refused holds nearly all of the probability
+              (Pandora's rule); or until another answer is hardly to be expected
 settled       until the leader is with probability `sure` the answer of most samples
 worth         with `n=None`: until what drawing on can add is less than `GAIN`; and it does not
               begin where samples could not agree, where answers are free text, or where feedback
@@ -16,7 +16,7 @@ worth         with `n=None`: until what drawing on can add is less than `GAIN`; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tta.decoding.ballot import Ballot, Keys
@@ -34,8 +34,12 @@ GAIN = 0.02
 costs in units of a verifier's score."""
 RETRY = 4
 """How many more samples are drawn when all drawn so far were refused before."""
-WORTH = 0.03
-"""How much more often the answer has to be right than the greedy one for samples to be drawn."""
+NOVEL = 0.05
+"""Probability of an answer that was not refused yet from which on drawing ends: so much is cut from
+each step's distribution anyway (`sample.TOP_P`)."""
+WORTH = (FIRST - 1) * GAIN
+"""How much more often the best of several samples has to be right than the greedy one: what the
+rest of the first wave costs."""
 HOPED = 0.1
 """What is expected of it before there is feedback, where answers can be compared."""
 TRIED = 10.0
@@ -126,6 +130,15 @@ class Best:
             size = self._rule.wave(self.ballot.votes, remaining=remaining, least=size)
         return max(1, min(size, remaining))
 
+    def chosen(self, ranked: Iterable[str]) -> dict[str, str]:
+        """For the journal: the greedy answer, and the best of what was drawn, of answers best
+        first. What was remembered says nothing of whether samples are worth it."""
+        texts = {candidate.text for candidate in self.drawn}
+        return {
+            "greedy": self.drawn[0].text,
+            "picked": next((text for text in ranked if text in texts), self.drawn[0].text),
+        }
+
     # ------------------------------------------------------------------------------- stopping
 
     def _stops(self) -> str:
@@ -146,8 +159,8 @@ class Best:
             return "the verifier took too long"
         if self.judge.graded and Pandora(cost=GAIN, least=FIRST).enough(self._rewards):
             return f"a score above {max(self._rewards):.2f} is not worth another sample"
-        if self.ballot.exact and self.ballot.keys and self.ballot.unknown < GAIN:
-            return f"what was refused holds {1 - self.ballot.unknown:.2f} of the probability"
+        if self.ballot.keys and self.ballot.novel < NOVEL:
+            return f"all refused, and the next is new with probability {self.ballot.novel:.2f}"
         return ""
 
     def _counted(self) -> str:
@@ -180,8 +193,11 @@ class Best:
         votes = self.ballot.votes
         if not votes:
             return "none could vote"
-        agree = f"{next(iter(votes.values())):.0f} of {len(self.ballot)} agree"
-        return f"{agree}: posterior {self.posterior[-1]:.2f}"
+        leader, agree = next(iter(votes.items()))
+        said = f"{agree:.0f} of {len(self.ballot)} agree"
+        if self.ballot.exact:
+            said += f" with {self.ballot.known[str(leader)]:.2f} of the probability"
+        return f"{said}: posterior {self.posterior[-1]:.2f}"
 
 
 def _rule(sure: float, standing: Standing) -> BetaStop:

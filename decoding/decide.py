@@ -225,9 +225,8 @@ def _open(
         confidence=confidence,
     )
     made = decision(found.candidates, final, found.cost + cost, found.best.stopped, kept)
-    # What was remembered instead says nothing of whether drawing more is worth it.
-    if len(found.best.samples) > 1 and made.candidates[0].text in found.best.samples:
-        kept["greedy"] = found.best.drawn[0].text
+    if len(found.best.samples) > 1:
+        kept |= found.best.chosen(c.text for c in made.candidates)
     return replace(
         made,
         samples=tuple(found.best.samples),

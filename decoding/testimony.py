@@ -23,6 +23,7 @@ KEPT = 12
 INSTEAD = 8
 """How many other answers are kept of which one may have been right when one was wrong."""
 _CENTINATS = 100
+_OF_SAMPLES = ("greedy", "picked")
 
 
 def opinions_json(
@@ -40,8 +41,7 @@ def opinions_json(
     answers, of (how many candidates), closed, frozen (its answer, None if it was not asked),
     passes (which experts took a model pass), confidence (in an open answer, before it was
     calibrated), mixture and experts (of the answers listed; what is left of 1 is spread evenly
-    over the others). `decide` adds greedy: the first of several samples, where one of those is the
-    answer.
+    over the others). `decide` adds greedy and picked: of several samples the first, and the best.
     """
     rows = table(opinions)
     listed = _likeliest(mixed.scores, rows)
@@ -66,8 +66,8 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
     nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
-    to 1), frozen and greedy (how right those were; None if it is not known), confidence (in an
-    open answer). `instead`: see `Record.instead`.
+    to 1), frozen, greedy, picked (how right those were; None if it is not known), confidence (in
+    an open answer). `instead`: see `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -202,7 +202,7 @@ def _heard(
         "outcomes": max(2, outcomes),
         "right": right,
         "confidence": told.kept.get("confidence"),
-        **{name: _rounded(told.kept.get(name), was) for name in ("frozen", "greedy")},
+        **{name: _rounded(told.kept.get(name), was) for name in ("frozen", *_OF_SAMPLES)},
     }
 
 

@@ -108,8 +108,8 @@ class Trust:
         return seen.answers * _GOLDEN % 1 < chance
 
     def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
-        self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard, "frozen")
-        self.sampled[task] = _counted(self.sampled.get(task, Tally()), heard, "greedy")
+        self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard, "right", "frozen")
+        self.sampled[task] = _counted(self.sampled.get(task, Tally()), heard, "picked", "greedy")
         self.reliability[task] = _relied(self.reliability.get(task, _UNTRIED), heard)
         if not heard["likelihood"]:
             return
@@ -137,12 +137,11 @@ def _relied(
     return (*known[:place], moved, *known[place + 1 :])
 
 
-def _counted(tally: Tally, heard: Mapping[str, Json], other: str) -> Tally:
+def _counted(tally: Tally, heard: Mapping[str, Json], one: str, other: str) -> Tally:
     """One more answer that was right or not, where it is known how right the `other` was."""
-    known = heard.get(other)
-    if known is None:
+    if heard.get(one) is None or heard.get(other) is None:
         return tally
-    right, was = float(cast(float, heard["right"])), float(cast(float, known))
+    right, was = float(cast(float, heard[one])), float(cast(float, heard[other]))
     return Tally(
         steps=tally.steps + 1,
         adapted=tally.adapted + right,

@@ -426,8 +426,8 @@ class Standing:
     whether there was any feedback of this user (`experienced`), how many requests of the task were
     answered, the models' biases towards answers, by expert, and how often open answers were right:
     (feedback, right) for each fifth of the confidence that the experts had in them. `sampled`
-    counts answers that more than one sample was drawn for; there `frozen` is the first, greedy
-    sample's."""
+    counts answers that more than one sample was drawn for: how often the best of the samples was
+    right (`adapted`), and the first, greedy one (`frozen`)."""
 
     weights: Weights = field(default_factory=Weights)
     experienced: bool = False
