@@ -47,6 +47,8 @@ NEAREST = 3
 """How many such answers are known."""
 LIKELIEST = 8
 """How many of the answers that recur."""
+COMMON = 256
+"""From among how many, the most common ones."""
 BANKS = 64
 """How many (scope, task) are kept in RAM; the others are made anew from the memory when asked."""
 _WORD = re.compile(r"\w+|[?!]")
@@ -82,10 +84,11 @@ class Bank:
 
     @property
     def recurring(self) -> tuple[str, ...]:
-        """The answers accepted so far, where the same ones come again and again."""
-        distinct = tuple(self._accepted)
+        """The answers accepted most often, where the same ones come again and again."""
         total = self._accepted.total()
-        return distinct if total - len(distinct) >= REPEATS * total else ()
+        if total - len(self._accepted) < REPEATS * total:
+            return ()
+        return tuple(answer for answer, _ in self._accepted.most_common(COMMON))
 
     def has_read(self, user: str) -> bool:
         """Whether it holds anything of that user's."""
@@ -107,10 +110,9 @@ class Bank:
             self._corrected.update(r.source for r in records if r.kind is RecordKind.CASE)
             for (sign, record), vector in zip(news, vectors, strict=True):
                 if record.kind is RecordKind.CASE:
-                    self._accepted[record.answer] += sign
+                    self._count(record.answer, sign)
                 if record.kind is RecordKind.CASE or record.source not in self._corrected:
                     self._learn(self._lesson(record, vector), sign)
-            self._accepted = +self._accepted
             self._read[user] = (ledger, start + len(news))  # it may have grown since
 
     def ask(self, question: Question) -> Mapping[str, FloatArray]:
@@ -118,6 +120,11 @@ class Bank:
         for name, reader in self.readers.items():
             question.said[name] = reader.opinion(question)
         return question.said
+
+    def _count(self, answer: str, sign: int) -> None:
+        self._accepted[answer] += sign
+        if not self._accepted[answer]:
+            del self._accepted[answer]
 
     def _learn(self, lesson: Lesson, sign: int) -> None:
         for reader in self.readers.values():
