@@ -36,7 +36,7 @@ FLOOR = 1e-4
 FROZEN = "frozen"
 AHEAD = {
     "recalled": 4.0,
-    "verifier": 16.0,
+    "verifier": 64.0,
     "agreement": 4.0,
     "certainty": 0.25,
     "agreement/certain": 0.25,
