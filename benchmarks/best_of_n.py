@@ -187,7 +187,7 @@ def goals(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, *, embedder: Embedder | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--n", type=int, default=300, help="questions (%(default)s)")
     parser.add_argument("--taught", type=int, default=200, help="told before (%(default)s)")
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, dest="out")
     args = parser.parse_args(argv)
     quiet_libraries()
-    rows = figures(measure(tta.bundled(), default_embedder(), args))
+    rows = figures(measure(tta.bundled(), embedder or default_embedder(), args))
     say(f"{'':28s}right %, above greedy, samples, passes, ms")
     for name, row in rows.items():
         say(line(name, row))

@@ -1,16 +1,20 @@
 """Best of N through the public surface, with the bundled model: how many are drawn, and why."""
 
 import gc
+import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import tta
+from benchmarks import best_of_n
 from tta import errors
+from tta.testing import HashEmbedder
 
 HARD = "847+596="
 """The model is unsure of it: its greedy answer is wrong, and so are most samples."""
@@ -115,7 +119,7 @@ def test_samples_that_were_cut_off_do_not_vote(chat: tta.Adapted) -> None:
     assert "none could vote" in reply.why.stopped
     assert "agreement" not in reply.why.weights
     asked: list[Any] = []
-    chat(HARD, n=4, max_new_tokens=2, verify=asked.append)  # type: ignore[arg-type, return-value]
+    chat(HARD, n=4, max_new_tokens=2, verify=asked.append)  # type: ignore[arg-type]
     assert asked == []
 
 
@@ -295,3 +299,22 @@ def test_samples_that_are_over_in_time_are_not_halved(chat: tta.Adapted) -> None
     short = chat(HARD, n=tta.UpTo(8, halving=True, sure=1.0), max_new_tokens=64)
     assert "halving" not in short.why.stopped
     assert short.why.samples == chat(HARD, n=8).why.samples[: len(short.why.samples)]
+
+
+# ------------------------------------------------------------------------------------- measured
+
+
+def test_the_benchmark_asks_all_methods_the_same_and_writes_what_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "best.json"
+    best_of_n.main(["--n", "4", "--taught", "2", "--json", str(out)], embedder=HashEmbedder())
+    found = json.loads(out.read_text())
+    assert set(found["methods"]) == set(best_of_n.METHODS)
+    samples = {name: row["samples"][0] for name, row in found["methods"].items()}
+    assert (samples["greedy"], samples["16, majority"], samples["16, verifier"]) == (1, 16, 16)
+    assert all(1 <= count <= 16 for name, count in samples.items() if "history" not in name)
+    right = {name: row["accuracy"] for name, row in found["methods"].items()}
+    assert right["16, verifier"] == right["default, verifier"] >= right["greedy"]
+    assert {row["id"] for row in found["rows"]} == {"majority", "verifier", "history"}
+    assert "samples of '16, majority'" in capsys.readouterr().out
