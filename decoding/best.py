@@ -176,13 +176,19 @@ class Best:
             return "cut off at max_new_tokens" if hopeless else ""
         if len(self.samples) > 1:
             left = self.ballot.gain()
-            return f"another could add {left:.3f} at most" if left < GAIN else ""
-        shown = _gained(self.standing, HOPED if self.keys.merges else 0.0)
-        if shown < WORTH and not self._explores():
-            return f"more are expected to add {shown:.3f}"
+            return f"another sample could add {left:.3f} at most" if left < GAIN else ""
+        hoped = HOPED if self.keys.merges else 0.0
+        if _gained(self.standing, hoped) < WORTH and not self._explores():
+            return self._not_shown()
         if self.ballot.exact and max(self.ballot.known.values()) * self.most < 1:
             return "an answer too improbable for samples to agree on"
         return ""
+
+    def _not_shown(self) -> str:
+        tally = self.standing.sampled
+        if not tally.steps:
+            return "greedy: nothing has shown yet that more samples help here"
+        return f"greedy: more samples added {tally.gained / tally.steps:+.2f} so far"
 
     def _explores(self) -> bool:
         """A decaying share of steps with feedback, so that it is noticed where samples help."""

@@ -239,18 +239,18 @@ class Drawing:
 def _verified(
     best: Best, candidates: Sequence[Candidate], keys: Sequence[str | None]
 ) -> FloatArray | None:
-    """Log-odds that each candidate is right, shape (K,); those not drawn are asked about now. None
-    where the verifier could be asked about none."""
+    """Log-odds that each candidate is right, shape (K,); unless one has passed, those not drawn are
+    asked about now. None where the verifier could be asked about none."""
     judge = best.judge
     if judge is None:
         return None
     for candidate, key in zip(candidates, keys, strict=True):
-        if key is not None:
+        if key is not None and not judge.passed:
             judge.ask(key, best.keys.value(candidate))
     judge.check()
     if not judge.scores:
         return None
-    # Half, which says nothing, where it hung.
+    # Half, which says nothing, where it was not asked or hung.
     scores = np.array([judge.scores.get(key, 0.5) if key is not None else 0.0 for key in keys])
     with np.errstate(divide="ignore"):
         odds: FloatArray = np.log(scores) - np.log1p(-scores)

@@ -251,7 +251,7 @@ def test_feedback_that_samples_do_not_help_ends_drawing_them(chat: tta.Adapted) 
         reply.good() if reply.value == right else reply.correct(str(right))
     after = [chat(text, output=int, task="t") for text, _ in asked[-8:]]
     assert sum(len(reply.why.samples) for reply in after) < sum(before) / 2
-    assert any("expected to add" in reply.why.stopped for reply in after)
+    assert any("more samples added" in reply.why.stopped for reply in after)
 
 
 def test_feedback_that_samples_help_begins_drawing_them_for_free_text(chat: tta.Adapted) -> None:
