@@ -89,6 +89,29 @@ class Keys:
             ) from error
 
 
+class Meanings:
+    """Keys of answers by what they mean: each is of the first kind that it is near enough to
+    (leader clustering: Hartigan, 1975)."""
+
+    def __init__(self, vectors: Callable[[Sequence[str]], FloatArray], least: float) -> None:
+        self._vectors, self._least = vectors, least
+        self._kinds: list[FloatArray] = []
+        self._known: dict[str, int] = {}
+
+    def __call__(self, value: object) -> int:
+        text = value if isinstance(value, str) else _canonical(value)
+        if text not in self._known:
+            self._known[text] = self._kind(self._vectors([text])[0])
+        return self._known[text]
+
+    def _kind(self, vector: FloatArray) -> int:
+        near = (i for i, kind in enumerate(self._kinds) if kind @ vector >= self._least)
+        found = next(near, len(self._kinds))
+        if found == len(self._kinds):
+            self._kinds.append(vector)
+        return found
+
+
 def _canonical(value: object) -> str:
     from pydantic_core import to_jsonable_python
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tta.decoding.ballot import Keys
+from tta.decoding.ballot import Keys, Meanings
 from tta.decoding.best import Best
 from tta.decoding.constrain import Output
 from tta.decoding.experts import EXACT, FORCE, FROZEN, RECALLED, is_contender, is_needed, settled
@@ -21,7 +21,7 @@ from tta.decoding.stop import Timing
 from tta.decoding.verify import Judge
 from tta.errors import ModelNeeded
 from tta.protocols import Model, Readers
-from tta.types import Candidate, Cost, Finish, Prompt, Recall, Request, Standing, UpTo
+from tta.types import Candidate, Cost, Finish, Meaning, Prompt, Recall, Request, Standing, UpTo
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -197,9 +197,12 @@ class Drawing:
         judge = None
         if request.verify is not None:
             judge = Judge(verify=request.verify, seconds=request.verify_seconds)
+        same = request.same
+        if isinstance(same, Meaning):
+            same = Meanings(self._readers.vectors, same.least)
         return Best(
             request=request,
-            keys=Keys(output=output, same=request.same),
+            keys=Keys(output=output, same=same),
             standing=standing,
             refused=frozenset(r.record.answer for r in recall.rejected if r.score >= SAME),
             timing=self._timing,

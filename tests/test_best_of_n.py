@@ -4,7 +4,7 @@ import gc
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import tta
 from benchmarks import best_of_n
 from tta import errors
+from tta.decoding.ballot import Meanings
 from tta.testing import HashEmbedder
 
 HARD = "847+596="
@@ -111,6 +112,27 @@ def test_answers_are_the_same_by_their_values(chat: tta.Adapted) -> None:
         values = [tens(c.text) for c in joined.candidates]
         assert len(set(values)) == len(values) < len(apart.candidates)
         assert tens(joined.text) == max(values, key=[tens(s) for s in joined.why.samples].count)
+
+
+class Coarse(HashEmbedder):
+    """Sees no difference between numbers."""
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        return super().embed(["number" if text.isdecimal() else text for text in texts])
+
+
+def test_answers_are_the_same_by_their_meaning(model: tuple[Any, Any]) -> None:
+    for embedder, kinds in ((Coarse(id="coarse"), 1), (HashEmbedder(), 5)):
+        with tta.wrap(*model, embedder=embedder) as chat:
+            reply = chat(HARD, n=8, seed=1, same=tta.Meaning())
+        assert len(set(reply.why.samples)) == 5
+        assert len(reply.candidates) == kinds
+
+
+def test_meanings_are_of_the_first_kind_that_is_near_enough() -> None:
+    kind = Meanings(HashEmbedder().embed, 0.7)
+    texts = ["the blue sea", "a red car", "blue sea", "the sea", "a red red car", "the blue sea"]
+    assert [kind(text) for text in texts] == [0, 1, 0, 0, 1, 0]
 
 
 def test_samples_that_were_cut_off_do_not_vote(chat: tta.Adapted) -> None:
@@ -229,7 +251,13 @@ def test_an_answer_found_before_it_hangs_is_given(chat: tta.Adapted) -> None:
 
 
 def test_settings_of_a_verifier_are_checked(tiny: tta.Adapted) -> None:
-    for wrong in ({"verify": True}, {"same": 3}, {"verify_seconds": 0}, {"verify_seconds": -1.0}):
+    for wrong in (
+        {"verify": True},
+        {"same": 3},
+        {"same": tta.Meaning(-2)},
+        {"verify_seconds": 0},
+        {"verify_seconds": -1.0},
+    ):
         with pytest.raises(errors.InvalidSetting):
             tiny(HARD, **wrong)
     assert list(tiny.memory.events()) == []

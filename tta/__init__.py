@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tta.types import Grammar as Grammar
     from tta.types import Health as Health
     from tta.types import Learned as Learned
+    from tta.types import Meaning as Meaning
     from tta.types import Message as Message
     from tta.types import Note as Note
     from tta.types import Preference as Preference
@@ -48,6 +49,7 @@ _HOME = {
     "Grammar": "tta.types",
     "Health": "tta.types",
     "Learned": "tta.types",
+    "Meaning": "tta.types",
     "Message": "tta.types",
     "Note": "tta.types",
     "Preference": "tta.types",

@@ -42,6 +42,7 @@ from tta.types import (
     Health,
     Json,
     Learned,
+    Meaning,
     Recall,
     Request,
     Rule,
@@ -98,7 +99,7 @@ class Adapted:
         output: object = None,
         verify: Callable[[Any], bool | float] | None = None,
         verify_seconds: float = VERIFY_SECONDS,
-        same: Callable[[Any], object] | None = None,
+        same: Callable[[Any], object] | Meaning | None = None,
         n: int | UpTo | None = None,
         max_new_tokens: int | None = None,
         seed: int = 0,
@@ -112,7 +113,8 @@ class Adapted:
         `tta.UpTo(40)` ends that once the votes agree; None draws once, and more (up to 16) where
         that promises a better answer: with a verifier, for short typed answers that the model is
         unsure of, and where feedback showed that it helps. Samples vote for an answer if they have
-        its value, or if `same`, a function of the value, gives the same. `verify` says of a value
+        its value, or if `same`, a function of the value, gives the same, or if they mean the same
+        (`tta.Meaning`). `verify` says of a value
         how good it is (a bool, or 0 to 1): drawing ends with the first that passes. It runs in a
         thread of its own, for `verify_seconds` at most, and must not call this chat.
 

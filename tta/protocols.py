@@ -162,6 +162,9 @@ class Readers(Protocol):
         """Log-probabilities (nats) of a closed set of answers by expert, each of shape
         (len(answers),); "names" is among them and has no memory."""
 
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors of texts, shape (len(texts), dim): those of one meaning are near."""
+
     def known(self, request: Request, task: str, recall: Recall) -> Sequence[str]:
         """Open answers that were accepted for other requests and may be the answer to this one."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tta.errors import InvalidSetting, InvalidText
-from tta.types import EVERYONE, Message, Request, UpTo
+from tta.types import EVERYONE, Meaning, Message, Request, UpTo
 
 ROLES = ("system", "user", "assistant")
 MAX_NAME = 256
@@ -30,7 +30,7 @@ def make_request(
     output: object = None,
     verify: Callable[[Any], bool | float] | None = None,
     verify_seconds: float = VERIFY_SECONDS,
-    same: Callable[[Any], object] | None = None,
+    same: Callable[[Any], object] | Meaning | None = None,
     n: int | UpTo | None = None,
     max_new_tokens: int | None = None,
     seed: int = 0,
@@ -41,7 +41,10 @@ def make_request(
     if max_new_tokens is not None:
         _check_count("max_new_tokens", max_new_tokens)
     _check_samples(n)
-    for name, given in (("verify", verify), ("same", same)):
+    if isinstance(same, Meaning) and not 0 < same.least <= 1:
+        raise InvalidSetting(f"least must be a cosine above 0, was {same.least!r}", value=same.least)
+    meant = None if isinstance(same, Meaning) else same
+    for name, given in (("verify", verify), ("same", meant)):
         if given is not None and not callable(given):
             raise InvalidSetting(f"{name} must be a function, was {given!r}", value=given)
     if not 0 < verify_seconds <= threading.TIMEOUT_MAX:

@@ -89,6 +89,14 @@ class UpTo:
     halving: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """`same=tta.Meaning()`: two answers are one if the vectors of their texts have a cosine of
+    `least` or more."""
+
+    least: float = 0.9
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What is asked, and in whose name.
@@ -108,7 +116,7 @@ class Request:
     output: object = None
     verify: Callable[[Any], bool | float] | None = None
     verify_seconds: float = 30.0
-    same: Callable[[Any], object] | None = None
+    same: Callable[[Any], object] | Meaning | None = None
     n: int | UpTo | None = None
     max_new_tokens: int | None = None
     seed: int = 0
