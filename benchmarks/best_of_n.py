@@ -44,6 +44,7 @@ class Answer:
 
     right: bool
     samples: int
+    tokens: int
     passes: int
     ms: float
 
@@ -108,7 +109,15 @@ def play(method: Method, chat: tta.Adapted, turns: Sequence[Turn]) -> list[Answe
         samples = len(reply.why.samples)
         right = method.counts(reply) == turn.answer
         cost = reply.cost
-        found.append(Answer(right=right, samples=samples, passes=cost.passes, ms=cost.ms))
+        found.append(
+            Answer(
+                right=right,
+                samples=samples,
+                tokens=cost.drawn,
+                passes=cost.passes,
+                ms=cost.ms,
+            )
+        )
     return found
 
 
@@ -137,6 +146,7 @@ def figures(found: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Any]]:
             "interval": wilson(sum(right), len(right)),
             "above_greedy": interval(gains),
             "samples": interval([a.samples for a in answers]),
+            "tokens": fmean(a.tokens for a in answers),
             "passes": fmean(a.passes for a in answers),
             "ms": fmean(a.ms for a in answers),
         }
@@ -164,12 +174,13 @@ def line(name: str, row: Mapping[str, Any]) -> str:
         f"{name:28s}{100 * row['accuracy']:6.1f} ({100 * low:.1f} to {100 * high:.1f})"
         f"{100 * gain:+7.1f} ({100 * below:+.1f} to {100 * above:+.1f})"
         f"{row['samples'][0]:7.2f} ({row['samples'][1]:.2f} to {row['samples'][2]:.2f})"
-        f"{row['passes']:7.1f}{row['ms']:7.0f}"
+        f"{row['tokens']:7.1f}{row['passes']:7.1f}{row['ms']:7.0f}"
     )
 
 
 def goals(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Samples of a method to those of another that is to be matched: at most so much."""
+    """Tokens drawn by a method to those of another that is to be matched: at most so much. Samples
+    that were begun with a wave and then not needed count, as far as they came."""
     wanted = (
         ("majority", "default", "16, majority", 0.4),
         ("verifier", "default, verifier", "16, verifier", 0.4),
@@ -178,7 +189,7 @@ def goals(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "id": name,
-            "ratio": rows[few]["samples"][0] / rows[many]["samples"][0],
+            "ratio": rows[few]["tokens"] / rows[many]["tokens"],
             "goal": goal,
             "baseline": many,
             "accuracy_lost": rows[many]["accuracy"] - rows[few]["accuracy"],
@@ -196,12 +207,12 @@ def main(argv: Sequence[str] | None = None, *, embedder: Embedder | None = None)
     args = parser.parse_args(argv)
     quiet_libraries()
     rows = figures(measure(tta.bundled(), embedder or default_embedder(), args))
-    say(f"{'':28s}right %, above greedy, samples, passes, ms")
+    say(f"{'':28s}right %, above greedy, samples, tokens, passes, ms")
     for name, row in rows.items():
         say(line(name, row))
     for goal in goals(rows):
         say(
-            f"{goal['id']}: {goal['ratio']:.2f} of the samples of {goal['baseline']!r} (goal"
+            f"{goal['id']}: {goal['ratio']:.2f} of the tokens of {goal['baseline']!r} (goal"
             f" {goal['goal']:.2f}), {100 * goal['accuracy_lost']:+.1f} points lost"
         )
     if args.out:

@@ -345,4 +345,4 @@ def test_the_benchmark_asks_all_methods_the_same_and_writes_what_it_says(
     right = {name: row["accuracy"] for name, row in found["methods"].items()}
     assert right["16, verifier"] == right["default, verifier"] >= right["greedy"]
     assert {row["id"] for row in found["rows"]} == {"majority", "verifier", "history"}
-    assert "samples of '16, majority'" in capsys.readouterr().out
+    assert "of the tokens of '16, majority'" in capsys.readouterr().out
