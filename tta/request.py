@@ -42,7 +42,7 @@ def make_request(
         _check_count("max_new_tokens", max_new_tokens)
     _check_samples(n)
     if isinstance(same, Meaning) and not 0 < same.least <= 1:
-        raise InvalidSetting(f"least must be a cosine above 0, was {same.least!r}", value=same.least)
+        raise InvalidSetting(f"least must be above 0, was {same.least!r}", value=same.least)
     meant = None if isinstance(same, Meaning) else same
     for name, given in (("verify", verify), ("same", meant)):
         if given is not None and not callable(given):
