@@ -7,6 +7,7 @@ ours, and no gradient is recorded.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,15 @@ class Rows:
         if self.cache is not None:
             self.cache.reorder_cache(rows)  # type: ignore[arg-type]
 
+    def copied(self) -> Rows:
+        """The same rows once more: what is done to them leaves these as they are."""
+        from tta.decoding import layers
+
+        twin = copy.copy(self)  # ids are only ever replaced
+        if self.cache is not None:
+            twin.cache = layers.continued(self.cache)
+        return twin
+
 
 def forward(
     model: PreTrainedModel,
@@ -281,13 +291,10 @@ def steps(
     import torch
 
     live = list(rows)
-    begin(live)
+    begin(prefix, live, rules)
     state: Rows | None = None
-    logits = prefix.logits[:, None].expand(len(live), -1, -1)
     passes = 0
     while True:
-        for place in range(logits.shape[1]):
-            _advance_all(live, logits[:, place], rules)
         yield passes
         going = _places([row.finish is None for row in live])
         if not going:
@@ -299,13 +306,20 @@ def steps(
         live = [live[i] for i in going]
         ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
         logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
+        for place in range(logits.shape[1]):
+            _advance_all(live, logits[:, place], rules)
         passes += 1
 
 
-def begin(rows: Sequence[Row]) -> None:
-    """Before the first token: what a constraint forces from the start."""
+def begin(prefix: Prefix, rows: Sequence[Row], rules: Rules) -> None:
+    """Give rows their first tokens: what a constraint forces from the start comes first."""
     for row in rows:
         row.forced = list(row.matcher.forced()) if row.matcher is not None else []
+    _advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
+
+
+Steps = Callable[[Prefix, Sequence[Row], Rules, Fork], Generator[int]]
+"""What `steps` is, or another that does the same."""
 
 
 def _places(going: Sequence[bool]) -> list[int]:
@@ -323,16 +337,28 @@ def _ahead(live: Sequence[Row], rules: Rules) -> int:
 
 
 def _advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
-    steps = sample.step(
+    allowed = [row.allowed(logits.shape[-1]) for row in live]
+    settle(live, sampled(live, logits, allowed, rules), rules)
+
+
+def sampled(
+    rows: Sequence[Row], logits: torch.Tensor, allowed: Sequence[Bools | None], rules: Rules
+) -> list[sample.Step]:
+    """The next token of each row; `logits` (N, V)."""
+    return sample.step(
         logits,
-        [row.random for row in live],
+        [row.random for row in rows],
         sampling=rules.sampling,
         ends=rules.ends,
-        allowed=[row.allowed(logits.shape[-1]) for row in live],
+        allowed=allowed,
         vocabulary=rules.vocabulary,
     )
-    for row, taken in zip(live, steps, strict=True):
-        advance(row, taken, rules)
+
+
+def settle(live: Sequence[Row], taken: Sequence[sample.Step], rules: Rules) -> None:
+    """Give rows that are drawn together their next tokens, and let go of those rejected."""
+    for row, step in zip(live, taken, strict=True):
+        advance(row, step, rules)
     if rules.reject is not None:
         going = [row for row in live if row.finish is None]
         for i in rules.reject(going):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from tta.errors import InvalidSetting, InvalidText
 from tta.types import EVERYONE, Meaning, Message, Request, UpTo
@@ -19,6 +19,19 @@ VERIFY_SECONDS = 30.0
 
 Prompt = str | Sequence[Message | Mapping[str, str]]
 """A question, or a conversation that ends with a user turn."""
+
+
+class Options(TypedDict, total=False):
+    """What a call may be given besides prompt and user: `Adapted.__call__` says what each means."""
+
+    task: str | None
+    output: object
+    verify: Callable[[Any], bool | float] | None
+    verify_seconds: float
+    same: Callable[[Any], object] | None
+    n: int | UpTo | None
+    max_new_tokens: int | None
+    seed: int
 
 
 def make_request(
