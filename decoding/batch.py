@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tta.decoding.hf import HFModel
     from tta.decoding.ragged import Lanes
     from tta.protocols import FloatArray
-    from tta.types import Candidate, Cost, Message, Prompt
+    from tta.types import Candidate, Cost, Message, Prompt, Steps
 
 T = TypeVar("T")
 MOST_ROWS = 64
@@ -280,7 +280,7 @@ class Joined:
     caller's step holds, once."""
 
     def __init__(self, model: HFModel, batch: Batch, ticket: Ticket, lock: Lock) -> None:
-        self._model = model.stepping(batch.steps(ticket))
+        self._model = model.stepping(batch.steps(ticket), ticket.check)
         self._ticket, self._lock = ticket, lock
 
     @property
@@ -303,6 +303,16 @@ class Joined:
 
     def stream(self, prompt: Prompt, **given: Any) -> Generator[str, None, tuple[Candidate, Cost]]:  # noqa: ANN401
         return self._model.stream(prompt, **given)
+
+    def search(
+        self,
+        prompt: Prompt,
+        steps: Steps,
+        judge: Callable[[tuple[str, ...]], float],
+        **given: Any,  # noqa: ANN401 - as the model has them
+    ) -> tuple[tuple[Candidate, ...], Cost, str]:
+        with self._unlocked():
+            return self._model.search(prompt, steps, judge, **given)
 
     def choose(
         self, prompt: Prompt, answers: Sequence[str], *, scope: str | None = None

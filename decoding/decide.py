@@ -162,10 +162,10 @@ class Decider:
         recall: Recall,
         standing: Standing,
     ) -> Decision:
-        if request.verify is not None:
+        if request.verify is not None or request.verify_step is not None:
             raise InvalidSetting(
-                "verify= judges open answers, and output= is a closed set",
-                value=request.verify,
+                "verify= and verify_step= judge open answers, and output= is a closed set",
+                value=request.verify or request.verify_step,
                 hint="Leave the answers out that would not pass",
             )
         opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,6 +43,9 @@ class Matcher(Protocol):
         """Shape (V,)."""
 
     def take(self, token: int) -> None: ...
+
+    def copied(self) -> Matcher:
+        """One for a row that goes on from here in another way."""
 
     def forced(self) -> Sequence[int]:
         """The tokens that must come next, as the tokenizer would write them; often none."""
@@ -248,6 +251,17 @@ class Row:
         only[self.forced[0]] = True
         return only
 
+    def copied(self, uniforms: Floats | None = None) -> Row:
+        """A row that goes on from here with other random numbers."""
+        return replace(
+            self,
+            uniforms=uniforms,
+            matcher=None if self.matcher is None else self.matcher.copied(),
+            ids=list(self.ids),
+            stats=replace(self.stats, confidences=list(self.stats.confidences)),
+            forced=list(self.forced),
+        )
+
     def take(self, token: int) -> None:
         self.ids.append(token)
         if self.matcher is None:
@@ -312,10 +326,15 @@ def steps(
 
 
 def begin(prefix: Prefix, rows: Sequence[Row], rules: Rules) -> None:
-    """Give rows their first tokens: what a constraint forces from the start comes first."""
+    """Give rows their first tokens."""
+    prepare(rows)
+    _advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
+
+
+def prepare(rows: Sequence[Row]) -> None:
+    """Before the first token: what a constraint forces from the start."""
     for row in rows:
         row.forced = list(row.matcher.forced()) if row.matcher is not None else []
-    _advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
 
 
 Steps = Callable[[Prefix, Sequence[Row], Rules, Fork], Generator[int]]

@@ -24,10 +24,11 @@ from tta.decoding.matcher import TokenMatcher, token_table
 from tta.decoding.pieces import Pieces
 from tta.decoding.plan import Plan, forced, pays, plan
 from tta.decoding.sample import Sampling, uniforms
+from tta.decoding.search import Search
 from tta.decoding.template import PLAIN_STOP, Template, end_ids, within
 from tta.decoding.waves import Waves
 from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
-from tta.types import Candidate, Cost, Message, Prompt
+from tta.types import Candidate, Cost, Message, Prompt, Steps
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -69,6 +70,7 @@ class HFModel:
         self._planning = threading.Lock()
         self._forced: tuple[str | None, str | None] = (None, None)
         self._steps: engine.Steps = engine.steps
+        self._check: Callable[[], None] = lambda: None
         self._answers: dict[tuple[int, str], tuple[int, ...]] = {}
 
     def __repr__(self) -> str:
@@ -163,10 +165,11 @@ class HFModel:
         _ = view.plan
         return view
 
-    def stepping(self, steps: engine.Steps) -> HFModel:
-        """The same model whose rows are drawn by `steps`, in company for one (`batch`)."""
+    def stepping(self, steps: engine.Steps, check: Callable[[], None]) -> HFModel:
+        """The same model whose rows are drawn by `steps`, in company for one (`batch`); `check`
+        raises where nobody waits for them any more."""
         view = copy.copy(self)
-        view._steps = steps
+        view._steps, view._check = steps, check
         return view
 
     def forget(self, scope: str | None = None) -> None:
@@ -239,6 +242,27 @@ class HFModel:
         if piece := pieces.rest(candidate.text):
             yield piece
         return candidate, begun.cost(passes, len(row.ids))
+
+    def search(
+        self,
+        prompt: Prompt,
+        steps: Steps,
+        judge: Callable[[tuple[str, ...]], float],
+        *,
+        n: int,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+    ) -> tuple[tuple[Candidate, ...], Cost, str]:
+        """`n` candidates whose every step `judge` accepts, best first, and why the search ended
+        (see `decoding.search`); otherwise as `draw`."""
+        self._check_draw(prompt, n, max_new_tokens)
+        begun = self.begin(prompt, max_new_tokens, seed, output, scope)
+        ragged = self.plan.ragged
+        return Search(
+            begun=begun, steps=steps, ask=judge, wanted=n, together=ragged, check=self._check
+        ).run()
 
     def begin(
         self, prompt: Prompt, limit: int, seed: int, output: object, scope: str | None

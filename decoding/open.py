@@ -21,7 +21,18 @@ from tta.decoding.stop import Timing
 from tta.decoding.verify import Judge
 from tta.errors import ModelNeeded
 from tta.protocols import Model, Readers
-from tta.types import Candidate, Cost, Finish, Meaning, Prompt, Recall, Request, Standing, UpTo
+from tta.types import (
+    Candidate,
+    Cost,
+    Finish,
+    Meaning,
+    Prompt,
+    Recall,
+    Request,
+    Standing,
+    Steps,
+    UpTo,
+)
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -71,7 +82,9 @@ class Drawing:
         """What was accepted for this very request, unless more was asked for than one answer, or
         a rule came later."""
         same = settled(request, recall)
-        if not same or request.n not in (None, 1) or request.verify is not None:
+        if not same or request.n not in (None, 1):
+            return None
+        if request.verify is not None or request.verify_step is not None:
             return None
         newest = same[0]
         if any(rule.record.created > newest.created for rule in recall.rules):
@@ -97,6 +110,8 @@ class Drawing:
         all are drawn from the prompt that holds it."""
         source, prompt = _source(prompts, recall, leader)
         best = self._best(request, output, recall, standing)
+        if request.verify_step is not None:
+            return self._searched(request, request.verify_step, output, source, prompt, best)
         drawn, cost = self.sample(request, output, prompt, best.first, best)
         found = {c.text: (c, source) for c in reversed(drawn)}
         greedy = {source: drawn[0].text}
@@ -147,6 +162,34 @@ class Drawing:
             cost=cost,
             best=best,
         )
+
+    def _searched(
+        self,
+        request: Request,
+        steps: Steps,
+        output: Output | None,
+        source: str,
+        prompt: Prompt,
+        best: Best,
+    ) -> Drawn:
+        """What passed step by step: nothing else is a candidate."""
+        judge = Judge(verify=steps.check, seconds=request.verify_seconds)
+        found, cost, stopped = self._asked(request).search(
+            prompt,
+            steps,
+            lambda done: judge.score("\0".join(done), done),
+            n=request.n if isinstance(request.n, int) else 1,
+            max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
+            seed=request.seed,
+            output=output,
+            scope=request.user,
+        )
+        for candidate in found:
+            best.over(candidate)
+        best.stopped = stopped
+        distinct = tuple({c.text: c for c in reversed(found)}.values())[::-1]
+        sources = (source,) * len(distinct)
+        return Drawn(candidates=distinct, source=sources, frozen=None, cost=cost, best=best)
 
     def opinions(
         self,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tta.types import Rating as Rating
     from tta.types import Regex as Regex
     from tta.types import Rule as Rule
+    from tta.types import Steps as Steps
     from tta.types import UpTo as UpTo
 
 _HOME = {
@@ -58,6 +59,7 @@ _HOME = {
     "Regex": "tta.types",
     "Response": "tta.response",
     "Rule": "tta.types",
+    "Steps": "tta.types",
     "Stream": "tta.stream",
     "TTAError": "tta.errors",
     "UpTo": "tta.types",

@@ -59,6 +59,7 @@ from tta.types import (
     Request,
     Rule,
     Standing,
+    Steps,
     Task,
     UpTo,
 )
@@ -112,6 +113,7 @@ class Adapted:
         task: str | None = None,
         output: object = None,
         verify: Callable[[Any], bool | float] | None = None,
+        verify_step: Callable[[Sequence[str]], bool | float] | Steps | None = None,
         verify_seconds: float = VERIFY_SECONDS,
         same: Callable[[Any], object] | Meaning | None = None,
         n: int | UpTo | None = None,
@@ -130,7 +132,9 @@ class Adapted:
         its value, or if `same`, a function of the value, gives the same, or if they mean the same
         (`tta.Meaning`). `verify` says of a value
         how good it is (a bool, or 0 to 1): drawing ends with the first that passes. It runs in a
-        thread of its own, for `verify_seconds` at most, and must not call this chat.
+        thread of its own, for `verify_seconds` at most, and must not call this chat. So does
+        `verify_step`, which is told the steps so far (lines, unless `tta.Steps` says otherwise) and
+        judges the last: one that is refused is left at once for another.
 
         Raises InputError for arguments that cannot be used (nothing is recorded then), ModelNeeded
         for an open answer without a model, VerifierError when `verify` raises or takes too long,
@@ -144,6 +148,7 @@ class Adapted:
             task=task,
             output=output,
             verify=verify,
+            verify_step=verify_step,
             verify_seconds=verify_seconds,
             same=same,
             n=n,
