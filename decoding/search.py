@@ -204,13 +204,20 @@ class Search:
             return False
         if row.finish is not None:  # cut off
             return self._refuse(going)
+        going.way, going.logprob = self._way(place, row, done, score), 0.0
+        return True
+
+    def _way(self, place: int, row: Row, done: tuple[str, ...], score: float) -> _Way:
+        """Where the row is now; rows that came to the same share what was refused there."""
         assert self._lanes is not None
-        going.way = _Way(done, score, row.copied(), self._lanes.taken(place))
-        going.logprob = 0.0
-        self._open.append(going.way)
+        for known in self._open:
+            if known.row is not None and known.row.ids == row.ids:
+                return known
+        way = _Way(done, score, row.copied(), self._lanes.taken(place))
+        self._open.append(way)
         if len(self._open) > self.steps.rows + 1:  # so many are kept, the beginning besides
             self._open.remove(min(self._open[1:], key=lambda way: way.worth))
-        return True
+        return way
 
     def _refuse(self, going: _Going) -> bool:
         row, way = going.row, going.way

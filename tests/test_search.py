@@ -55,7 +55,7 @@ def test_rows_fork_with_all_their_states_for_every_architecture(
 ) -> None:
     model = load(build(name), chat_tokenizer)
     prompt = model.render(ASK)
-    (candidate,), cost, stopped = searched(model, rows=8, max_new_tokens=120)
+    (candidate,), cost, stopped = searched(model, rows=3, max_new_tokens=200)
     assert candidate.text == "bab\naba\nbab\naba\n"
     assert candidate.finish is Finish.STOP
     assert stopped.startswith("1 of 1 found")
