@@ -33,7 +33,7 @@ def chat() -> tta.Adapted:
 
 
 def acall8(against: Against) -> dict[str, float]:
-    """Eight calls awaited at once against the same one after the other; nobody's prompt is known."""
+    """Eight calls awaited at once against one after the other; all prompts are new."""
     rng, users = Random(RANDOM_SEED), count()
     asked = [f"Repeat: {words(rng, 4, 8)}" for _ in range(8)]
 

@@ -57,6 +57,11 @@ def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
     return found
 
 
+def joined(batch: Batch) -> tuple[engine.Steps, Callable[[], None]]:
+    ticket = Ticket(batch)
+    return batch.steps(ticket), ticket.check
+
+
 def asked(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
@@ -80,7 +85,7 @@ def test_rows_drawn_in_company_are_those_drawn_alone(
     model = load(build(name), chat_tokenizer)
     alone = [drawn_by(model, kind)() for kind in range(5)]
     batch = Batch(lambda: model.plan.ragged)
-    views = [model.stepping(batch.steps(Ticket(batch))) for _ in range(5)]
+    views = [model.stepping(*joined(batch)) for _ in range(5)]
     found = at_once([drawn_by(view, kind) for kind, view in enumerate(views)])
     assert [[c.token_ids for c in one] for one in found] == [
         [c.token_ids for c in one] for one in alone
@@ -192,7 +197,7 @@ def test_a_row_that_goes_wrong_while_it_is_drawn_leaves_the_others(
         return sampled(rows, logits, *rest)
 
     monkeypatch.setattr(engine, "sampled", broken)
-    view = model.stepping(batch.steps(Ticket(batch)))
+    view = model.stepping(*joined(batch))
     found = at_once([drawn_by(view, kind) for kind in (1, 2, 3)])
     assert [c.token_ids for c in found[0]] == [c.token_ids for c in wanted]
     assert isinstance(found[1], UnsupportedModel)
@@ -213,7 +218,7 @@ def test_a_pass_that_fails_is_told_to_all_who_were_in_it(
         raise MemoryError("no room")
 
     monkeypatch.setattr(Together, "forward", full)
-    view = model.stepping(batch.steps(Ticket(batch)))
+    view = model.stepping(*joined(batch))
     found = at_once([drawn_by(view, kind) for kind in (0, 1, 2)])
     assert [type(error) for error in found] == [MemoryError] * 3
     monkeypatch.undo()

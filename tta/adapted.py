@@ -1,29 +1,23 @@
 """Wrap a frozen model so that it learns from feedback at every step.
 
-The only module that knows all parts. One step is `Adapted.__call__`, top to bottom; the way back is
-`Adapted.learn`. Everything else here is a view on those two.
+With `tta.step`, its values, the only module that knows all parts. One step is `Adapted._step`, top
+to bottom; the way back is `Adapted.learn`. Everything else here is a view on those two.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from tta.answered import Asked, answered, context_of, respond, with_testimony
-from tta.aside import Aside
 from tta.decoding import (
     Batch,
     Decider,
     Decision,
     HFModel,
     Joined,
-    Lock,
     Mixture,
     Output,
     Prompts,
@@ -46,6 +40,7 @@ from tta.retrieval import (
     default_embedder,
     pack,
 )
+from tta.step import Asked, Parts, answered, context_of, respond, with_testimony
 from tta.stream import Stream
 from tta.tasks import TaskInferer
 from tta.types import (
@@ -72,24 +67,6 @@ BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
 DEMONSTRATIONS = 16
 """Cases that are offered to a prompt; the budget decides how many it holds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a chat is made of; shared by all its views."""
-
-    model: HFModel | None
-    memory: Memory
-    tasks: TaskInferer
-    recaller: Recaller
-    banks: Banks
-    decider: Decider
-    budget: int
-    batch: Batch | None
-    aside: Aside = field(default_factory=Aside)
-    forgotten: Counter[str] = field(default_factory=Counter)
-    """How often each user was: what was begun before is not recorded after."""
-    lock: Lock = field(default_factory=RLock)
 
 
 class Adapted:

@@ -1,19 +1,24 @@
-"""What the step writes down: what the model was shown, and the journal's lines.
+"""The values of a step: what it is made of, what it is told, what it answers and writes down.
 
-Knows the values of a step. Refuses to know how they came about and where lines are kept.
+Refuses to know in which order things happen: that is `tta.adapted`'s.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from threading import RLock
 from time import perf_counter
 from typing import cast
 
-from tta.decoding import Decision, Output, Prompts, testify
+from tta.aside import Aside
+from tta.decoding import Batch, Decider, Decision, HFModel, Lock, Output, Prompts, testify
+from tta.memory import Memory
 from tta.protocols import Learner, Model
 from tta.response import Response
-from tta.retrieval import Packed
+from tta.retrieval import Banks, Packed, Recaller
+from tta.tasks import TaskInferer
 from tta.types import (
     Context,
     Event,
@@ -29,6 +34,24 @@ from tta.types import (
 
 KEPT = 8
 """How many candidates' texts the journal keeps of an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a chat is made of; shared by all its views."""
+
+    model: HFModel | None
+    memory: Memory
+    tasks: TaskInferer
+    recaller: Recaller
+    banks: Banks
+    decider: Decider
+    budget: int
+    batch: Batch | None
+    aside: Aside = field(default_factory=Aside)
+    forgotten: Counter[str] = field(default_factory=Counter)
+    """How often each user was: what was begun before is not recorded after."""
+    lock: Lock = field(default_factory=RLock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
