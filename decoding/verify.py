@@ -66,10 +66,12 @@ class Judge:
         said: list[bool | float] = []
         raised: list[BaseException] = []
         context = copy_context()
+        # Not `self`: a thread that hangs would keep all that led here alive, keys and values too.
+        verify = self.verify
 
         def ask() -> None:
             try:
-                said.append(context.run(self.verify, value))
+                said.append(context.run(verify, value))
             except BaseException as error:  # it crosses to the thread that asked
                 raised.append(error)
 
