@@ -54,7 +54,7 @@ def acall8(against: Against) -> dict[str, float]:
 
 def steps() -> dict[str, float]:
     """Lists to be written item by item: tokens drawn to a right one by a verifier of lines, against
-    samples that are verified when they are whole, as many as are right as often."""
+    samples that are verified when they are whole, as many (up to `MOST`) as are right as often."""
     model, rng = load(*tta.bundled()), Random(RANDOM_SEED)
     tasks = [[words(rng, 1, 2) for _ in range(rng.randint(3, 5))] for _ in range(LISTS)]
     found = [_searched(model, items) for items in tasks]

@@ -29,7 +29,7 @@ class Options(TypedDict, total=False):
     verify: Callable[[Any], bool | float] | None
     verify_step: Callable[[Sequence[str]], bool | float] | Steps | None
     verify_seconds: float
-    same: Callable[[Any], object] | None
+    same: Callable[[Any], object] | Meaning | None
     n: int | UpTo | None
     max_new_tokens: int | None
     seed: int
