@@ -165,9 +165,10 @@ class Adapted:
         """Answer in pieces of text, as they are drawn; `.response` of what is returned is the
         whole answer. The arguments are those of a call.
 
-        An open answer is the greedy candidate of the prompt that is trusted most: there are no
-        others that could win. What is not up to that candidate comes as one piece: a closed set,
-        what was accepted for this very request, and where something was refused for it.
+        An open answer is the greedy candidate of the prompt that is trusted most; others that a
+        call might prefer, such as what was accepted for similar requests, are not weighed against
+        it. One piece is what need not be drawn first (a closed set, what was accepted for this very
+        request), or must not be (where something was refused for it).
 
         Bad arguments raise here, all else when a piece is asked for; nothing is recorded then.
         """
