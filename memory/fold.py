@@ -6,8 +6,9 @@ Which record replaces which is decided here and nowhere else.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -20,6 +21,7 @@ Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""
 
 _VOTING = (RecordKind.CASE, RecordKind.REJECTED)
+_NOTHING: Mapping[str, float] = {}
 
 
 @dataclass(slots=True)
@@ -28,7 +30,8 @@ class UserState:
 
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
-    `ledger` tells by task how cases and rejections came (+1) and went (-1).
+    `ledger` tells by task how cases and rejections came (+1) and went (-1). `ranks` numbers the
+    feedback in its order.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class UserState:
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
 
     @property
@@ -51,7 +55,7 @@ class UserState:
 class State:
     """Users by name; a user who was forgotten, or never seen, is absent."""
 
-    users: dict[str, UserState] = field(default_factory=dict)
+    users: MutableMapping[str, UserState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,7 @@ def _answered(user: UserState, event: Event) -> Change:
 
 def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     made = records_of(event)
+    user.ranks[event.id] = len(user.ranks)
     user.made[event.id] = made
     removed = _enter(user, made)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
@@ -220,14 +225,15 @@ def _record(
     return Record(
         id=event.id + sign,
         kind=kind,
-        user=event.user,
-        task=event.task,
+        # Many records share these: one object each, not one a record.
+        user=sys.intern(str(event.user)),
+        task=sys.intern(str(event.task)),
         request=request,
-        answer=answer,
+        answer=sys.intern(str(answer)),
         source=event.id,
         created=event.time,
         weight=weight,
-        instead=instead or {},
+        instead=instead or _NOTHING,
     )
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tta.errors import InvalidSetting, StoreError
-from tta.memory.events import FEEDBACK
 from tta.memory.fold import Change, State, UserState
 from tta.memory.index import ChromaIndex, MemoryIndex
 from tta.memory.shelf import Place
+from tta.memory.snapshot import Held
 from tta.protocols import Embedder
-from tta.types import Event, EventKind, Record, RecordKind
+from tta.types import Record, RecordKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,13 +32,12 @@ _WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE}
 
 
 class Follower:
-    """Keeps an index in step with `state`. Without an index it only knows the order of records."""
+    """Keeps an index in step with `state`; without an index it does nothing."""
 
     def __init__(self, state: State, embedder: Embedder | None) -> None:
         self.index: MemoryIndex | ChromaIndex | None = None
         self._state = state
         self._embedder = embedder
-        self._order: dict[str, dict[str, int]] = {}
         self._behind: list[Change] = []
         self._ready: dict[str, FloatArray] = {}
 
@@ -50,12 +49,8 @@ class Follower:
             )
         return self.index
 
-    def note(self, seq: int, event: Event, change: Change) -> None:
-        """Event number `seq` was folded; what it changed is indexed at the next `catch_up`."""
-        if event.kind is EventKind.FORGOTTEN:
-            self._order.pop(event.user, None)
-        elif event.kind in FEEDBACK:
-            self._order.setdefault(event.user, {})[event.id] = seq
+    def note(self, change: Change) -> None:
+        """This was folded; it is indexed at the next `catch_up`."""
         if self.index is not None and (change.added or change.removed or change.forgotten):
             self._behind.append(change)
 
@@ -80,16 +75,28 @@ class Follower:
         finally:
             self._ready = {}
 
+    def search(
+        self, user: str, vector: FloatArray, k: int, *, kind: str, labels: set[str] | None
+    ) -> Sequence[tuple[str, float]]:
+        """(record id, cosine) of the best; see `MemoryIndex.search`."""
+        return self._index_of(user).search(user, vector, k, shelf=kind, labels=labels)
+
+    def _index_of(self, user: str) -> MemoryIndex | ChromaIndex:
+        """The index, once it has been given what a snapshot holds of the user."""
+        self._state.users.get(user)
+        return self.needed()
+
     def vectors(self, records: Sequence[Record]) -> FloatArray:
         """Vectors of the records' requests, shape (len(records), dim); those not held embedded."""
-        index, embedder = self.needed(), self._embedder
+        embedder = self._embedder
+        self.needed()
         assert embedder is not None
         found = np.zeros((len(records), embedder.dim), dtype=np.float32)
         by_user: dict[str, list[int]] = {}
         for row, record in enumerate(records):
             by_user.setdefault(record.user, []).append(row)
         for user, rows in by_user.items():
-            theirs = index.vectors(user, [records[row].id for row in rows])
+            theirs = self._index_of(user).vectors(user, [records[row].id for row in rows])
             if len(by_user) == 1:
                 found = theirs
             else:
@@ -103,15 +110,19 @@ class Follower:
 
     def rank(self, record: Record) -> int:
         """Where the record stands in the order of feedback, oldest first."""
-        return self._order[record.user][record.source]
+        return self._state.users[record.user].ranks[record.source]
 
     def place_of(self, user: str, name: str) -> Place | None:
         """Where the vector of a record's id belongs; None if no such record is live."""
-        record = self._state.users.get(user, UserState()).records.get(name)
-        return None if record is None else self._place(record)
+        state = self._state.users.get(user, UserState())
+        record = state.records.get(name)
+        return None if record is None else _place(record, state)
 
-    def _place(self, record: Record) -> Place:
-        return Place(shelf=record.kind, label=record.task, rank=self.rank(record))
+    def adopt(self, user: str, state: UserState, held: Held) -> None:
+        """A user's state and vectors come from a snapshot."""
+        if isinstance(self.index, ChromaIndex):
+            places = [_place(state.records[name], state) for name in held.ids]
+            self.index.adopt(user, held.ids, held.rows, places)
 
     def _put(self, records: Sequence[Record]) -> None:
         vectors = self._embed(records)
@@ -121,7 +132,7 @@ class Follower:
                 by_user.setdefault(record.user, []).append(record)
         for user, theirs in by_user.items():
             rows = np.stack([vectors[record.request] for record in theirs])
-            places = [self._place(record) for record in theirs]
+            places = [_place(record, self._state.users[user]) for record in theirs]
             self.needed().put(user, [record.id for record in theirs], rows, places)
 
     def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
@@ -160,6 +171,11 @@ class Follower:
             count += len(live)
         self._put(missing)
         return count
+
+
+def _place(record: Record, state: UserState) -> Place:
+    rank = state.ranks[record.source]
+    return Place(shelf=record.kind, label=record.task, rank=rank)
 
 
 def _net(changes: Sequence[Change]) -> tuple[list[Record], dict[str, list[str]], set[str]]:

@@ -46,6 +46,10 @@ _BY_ID = sa.select(EVENTS).where(EVENTS.c.id == sa.bindparam("event"))
 _ASKER = sa.select(EVENTS.c.user).where(
     EVENTS.c.id == sa.bindparam("response"), EVENTS.c.kind == str(EventKind.ANSWERED)
 )
+_AT = sa.select(EVENTS.c.id).where(EVENTS.c.seq == sa.bindparam("seq"))
+_FORGOTTEN = sa.select(sa.func.count()).where(
+    EVENTS.c.seq > sa.bindparam("after"), EVENTS.c.kind == str(EventKind.FORGOTTEN)
+)
 _INSERT = sa.insert(EVENTS)
 
 
@@ -161,6 +165,21 @@ class Journal:
         with self._reading() as connection:
             row = connection.execute(_BY_ID, {"event": event_id}).mappings().first()
         return None if row is None else _from_row(row)
+
+    def id_at(self, seq: int) -> str | None:
+        """The id of the event of that number."""
+        with self._reading() as connection:
+            found: str | None = connection.scalar(_AT, {"seq": seq})
+            return found
+
+    @contextmanager
+    def while_nobody_is_forgotten(self, after: int) -> Iterator[bool]:
+        """Whether nobody was forgotten after event number `after`; nobody is until the block ends.
+
+        No one else can append meanwhile.
+        """
+        with self._writing(durable=False) as connection:
+            yield connection.scalar(_FORGOTTEN, {"after": after}) == 0
 
     def erase(self, user: str) -> int:
         """Delete a user's events from every file; how many there were.

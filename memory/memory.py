@@ -10,12 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tta.errors import (
     CorruptStore,
@@ -25,26 +21,20 @@ from tta.errors import (
     WrongUser,
 )
 from tta.memory import database
+from tta.memory.cache import EVERY, Cache
 from tta.memory.chroma import Chroma, is_server
 from tta.memory.events import FEEDBACK, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
-from tta.memory.trust import Trust
+from tta.memory.reading import Reading
+from tta.memory.snapshot import Snapshot, Users, Written, copied, made
 from tta.protocols import Embedder, Weigher
-from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Standing
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    FloatArray = NDArray[np.floating[Any]]
+from tta.types import Event, EventKind, Learned
 
 
-_NOTHING: list[tuple[int, Record]] = []
-
-
-class Memory:
+class Memory(Reading):
     """Records and patterns of any number of users. Every method may be called from any thread.
 
     Get one by `Memory.open`. `state` is the fold of `events()`, always.
@@ -58,12 +48,19 @@ class Memory:
         where: Path | None,
         index: str | None,
         weigher: Weigher | None = None,
+        snapshot_every: int = EVERY,
     ) -> None:
         self._journal = journal
         self._weigher = weigher
         self._embedder = embedder
         self._folder = None if where is None else where / "index"
         self._server = index
+        self._cache = (
+            Cache(where, embedder=embedder, weigher=weigher, every=snapshot_every)
+            if where is not None
+            else None
+        )
+        self._snapshot: Snapshot | None = None
         self._lock = threading.RLock()
         self._seq = 0
         self.state = State()
@@ -79,6 +76,7 @@ class Memory:
         weigher: Weigher | None = None,
         create: bool = True,
         flush_every: int = 64,
+        snapshot_every: int = EVERY,
     ) -> Memory:
         """Open or create a memory.
 
@@ -89,6 +87,8 @@ class Memory:
         another process holds the embedded index.
         `weigher`: how feedback moves the weights of experts; without one none are kept.
         `flush_every`: vectors that may wait in RAM for Chroma; a crash costs embedding them again.
+        `snapshot_every`: events after which closing a folder's memory writes down what they add up
+        to, so that the next opening need not read them again.
 
         Raises IndexInUse, StoreReadOnly, StoreLocked, NewerFormat, CorruptStore, InvalidSetting.
         """
@@ -100,7 +100,14 @@ class Memory:
             )
         folder = None if where is None or "://" in str(where) else Path(where)
         journal = Journal.open(_url(where, folder, create))
-        memory = cls(journal, embedder=embedder, where=folder, index=index, weigher=weigher)
+        memory = cls(
+            journal,
+            embedder=embedder,
+            where=folder,
+            index=index,
+            weigher=weigher,
+            snapshot_every=snapshot_every,
+        )
         try:
             memory._start(flush_every)
         except BaseException:
@@ -109,30 +116,75 @@ class Memory:
         return memory
 
     def _start(self, flush_every: int) -> None:
-        self._pull()
         if self._server is None:
             self._server = self._journal.setting("index")
         else:
             # So that a `forget` that was given no index still finds the vectors.
             self._journal.set("index", self._server)
-        if self._embedder is not None:
-            self._follower.index = self._open_index(self._embedder, flush_every)
-            self._journal.set("embedder", self._embedder.id)
-            self._journal.set("dim", str(self._embedder.dim))
+        self._snapshot = None if self._cache is None else self._cache.read(self._journal)
+        if self._snapshot is not None:
+            self._seq = self._snapshot.seq
+            self.state.users = Users(self._snapshot.users(), self._wake)
+        if self._embedder is None:
+            self._pull()
+        elif self._believed is not None:
+            # What came since is folded and indexed as if it came now.
+            self._open_index(self._embedder, flush_every)
+            self._pull()
+        else:
+            self._pull()
+            self._open_index(self._embedder, flush_every)
             self._follower.begin(renew=self._server is None)
+            self._keep()
 
-    def _open_index(self, embedder: Embedder, flush_every: int) -> MemoryIndex | ChromaIndex:
+    @property
+    def _believed(self) -> Snapshot | None:
+        """The snapshot, if its vectors are what the embedded index holds."""
+        if self._cache is None or self._snapshot is None or self._server is not None:
+            return None
+        return self._snapshot if self._cache.fits_embedder(self._snapshot) else None
+
+    def _wake(self, user: str) -> UserState:
+        """A user whom only the snapshot knew."""
+        assert self._snapshot is not None
+        state, held = self._snapshot.load(user)
+        if self._believed is not None:
+            self._follower.adopt(user, state, held)
+        return state
+
+    def _open_index(self, embedder: Embedder, flush_every: int) -> None:
         where = self._index_place()
         if where is None:
-            return MemoryIndex(embedder.dim)
-        return ChromaIndex(
-            where,
-            memory=self._name(),
-            embedder=embedder.id,
-            dim=embedder.dim,
-            place=self._follower.place_of,
-            flush_every=flush_every,
-        )
+            self._follower.index = MemoryIndex(embedder.dim)
+        else:
+            self._follower.index = ChromaIndex(
+                where,
+                memory=self._name(),
+                embedder=embedder.id,
+                dim=embedder.dim,
+                place=self._follower.place_of,
+                flush_every=flush_every,
+                snapshot=self._believed,
+            )
+        self._journal.set("embedder", embedder.id)
+        self._journal.set("dim", str(embedder.dim))
+
+    def _keep(self) -> None:
+        """Write a snapshot if it is due. What it says of the index must be in the index."""
+        index = self._follower.index
+        due = self._cache is not None and self._cache.is_due(self._seq)
+        if due and self._cache is not None and isinstance(index, ChromaIndex):
+            self._pull()
+            index.flush()
+            self._cache.write(self._journal, self._written(index), seq=self._seq)
+
+    def _written(self, index: ChromaIndex) -> Iterator[Written]:
+        users = self.state.users
+        for user in list(users):
+            if isinstance(users, Users) and users.asleep(user) and self._believed is not None:
+                yield copied(user, self._believed)
+            else:
+                yield made(user, users[user], index.held(user))
 
     def _index_place(self) -> str | Path | None:
         return self._server or self._folder
@@ -214,6 +266,8 @@ class Memory:
             self._pull()
             with self._chroma_for_forgetting() as chroma:
                 try:
+                    if self._cache is not None:
+                        self._cache.drop()
                     gone = self._journal.erase(user)
                 finally:
                     self._pull()
@@ -247,93 +301,6 @@ class Memory:
             self._pull()
             return fresh
 
-    # ------------------------------------------------------------------------------ reading
-
-    def records(
-        self, *, user: str, task: str | None = None, kind: RecordKind | None = None
-    ) -> Sequence[Record]:
-        """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
-        with self._lock:
-            if task is not None and kind is not None:
-                return tuple(self._of(user, task, kind))
-            return tuple(
-                record
-                for record in self._user(user).records.values()
-                if (kind is None or record.kind is kind)
-                and (task is None or record.task in (task, ANY_TASK))
-            )
-
-    def nearest(
-        self, vector: FloatArray, k: int, *, user: str, task: str | None, kind: RecordKind
-    ) -> Sequence[tuple[Record, float]]:
-        """The `k` records whose `request` is most similar (cosine), best first.
-
-        Of `task` and of ANY_TASK when one is named, else of all tasks.
-        `vector`: unit length, shape (dim,). Of equally similar ones the older comes first. Exact up
-        to 200,000 vectors of a user. Raises InvalidSetting if the memory was opened without an
-        embedder.
-        """
-        with self._lock:
-            self._follower.catch_up()
-            labels = None if task is None else {task, ANY_TASK}
-            found = self._follower.needed().search(user, vector, k, shelf=kind, labels=labels)
-            held = self._user(user).records
-            return tuple((held[name], score) for name, score in found)
-
-    def vectors(self, records: Sequence[Record]) -> FloatArray:
-        """The unit vectors of the `request` of records, shape (len(records), dim), float32.
-
-        From the index; what it does not hold is embedded. Raises InvalidSetting if the memory was
-        opened without an embedder.
-        """
-        with self._lock:
-            self._follower.catch_up()
-            return self._follower.vectors(records)
-
-    def _of(self, user: str, task: str, kind: RecordKind) -> list[Record]:
-        by = self._user(user).by
-        lists = [by[name, kind] for name in {task, ANY_TASK} if by.get((name, kind))]
-        found = [record for records in lists for record in records.values()]
-        return sorted(found, key=self._follower.rank) if len(lists) > 1 else found
-
-    def patterns(self, *, user: str) -> dict[str, str]:
-        """Each pattern's newest task, oldest pattern first. It grows with the memory, uncopied;
-        after a forgetting it is another object."""
-        with self._lock:
-            return self._user(user).patterns
-
-    def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
-        """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
-        with self._lock:
-            return self._user(user).ledger.get(task, _NOTHING)
-
-    def standing(self, *, user: str, task: str) -> Standing:
-        """What is known of the experts in a task."""
-        with self._lock:
-            known = self._user(user)
-            standing = known.trust.standing(task, self._weigher)
-            # Also what says nothing of the experts was feedback: an answer of nobody's, for one.
-            return replace(standing, experienced=standing.experienced or known.has_votes)
-
-    def trust(self, user: str) -> Trust:
-        """All that is known of a user's experts, by task; not to be changed."""
-        with self._lock:
-            return self._user(user).trust
-
-    def event(self, event_id: str) -> Event | None:
-        """The event of that id, from the journal."""
-        with self._lock:
-            return self._journal.get(event_id)
-
-    def events(self, user: str | None = None) -> Iterator[Event]:
-        """The journal, oldest first; of one user when named."""
-        return (event for _, event in self._journal.since(0, user=user))
-
-    def users(self) -> Sequence[str]:
-        """Everyone of whom anything is known."""
-        with self._lock:
-            return tuple(self.state.users)
-
     def sync(self) -> int:
         """Take in what other processes wrote since; how many events. One short query."""
         with self._lock:
@@ -357,6 +324,7 @@ class Memory:
         with self._lock:
             try:
                 if self._follower.index is not None:
+                    self._keep()
                     self._follower.index.close()
             finally:
                 self._follower.index = None
@@ -378,16 +346,15 @@ class Memory:
 
     # ------------------------------------------------------------------- the journal's tail
 
-    def _user(self, user: str) -> UserState:
-        return self.state.users.get(user) or UserState()
-
     def _pull(self) -> dict[str, Change]:
         """Fold every event not folded yet, ours and others'; the changes by event id."""
         changes: dict[str, Change] = {}
         for seq, event in self._journal.since(self._seq):
             changes[event.id] = change = apply(self.state, event, self._weigher)
             self._seq = seq
-            self._follower.note(seq, event, change)
+            self._follower.note(change)
+            if change.forgotten and self._cache is not None:
+                self._cache.drop()
         self._follower.catch_up()
         return changes
 

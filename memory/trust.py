@@ -8,6 +8,7 @@ kept.
 from __future__ import annotations
 
 import json
+import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Seen:
 @dataclass(slots=True)
 class Trust:
     """Of one user, by task; `weights` of ANY_TASK are those of all tasks together, and what a new
-    task starts from. `heard` keeps what each feedback said, for an undo."""
+    task starts from. `heard` keeps what each feedback said (JSON, deflated), for an undo."""
 
     seen: dict[str, Seen] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Trust:
         """Move the weights of the task, and of all tasks."""
         if weigher is None or not isinstance(heard, Mapping):
             return
-        self.heard[feedback] = (task, json.dumps(heard).encode())
+        self.heard[feedback] = (task, zlib.compress(json.dumps(heard).encode()))
         self._weigh(task, heard, weigher)
 
     def undo(self, feedback: str, weigher: Weigher | None) -> None:
@@ -78,7 +79,7 @@ class Trust:
         self.reliability.clear()
         self.sampled.clear()
         for task, text in self.heard.values():
-            self._weigh(task, json.loads(text), weigher)
+            self._weigh(task, json.loads(zlib.decompress(text)), weigher)
 
     def standing(self, task: str, weigher: Weigher | None) -> Standing:
         """What is known before a request of `task` is answered."""

@@ -57,8 +57,11 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        # Flushes of three: writes to Chroma happen between all other things.
-        self.memory = Memory.open(self.folder / "m", embedder=EMBED, weigher=WEIGHER, flush_every=3)
+        # Flushes of three: writes to Chroma happen between all other things. A snapshot every five
+        # events: some openings begin with one, and some of them have more to fold.
+        self.memory = Memory.open(
+            self.folder / "m", embedder=EMBED, weigher=WEIGHER, flush_every=3, snapshot_every=5
+        )
 
     def fresh(self, letter: str) -> str:
         self.count += 1
@@ -163,7 +166,7 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule()
     def lose_the_index(self) -> None:
         self.memory.close()
-        shutil.rmtree(self.folder / "m" / "index")
+        shutil.rmtree(self.folder / "m" / "index", ignore_errors=True)  # not opened since
         self.open()
 
     @rule()

@@ -1,0 +1,126 @@
+"""Looking into a memory: records, the nearest of them, what is known of tasks and experts.
+
+Knows how a question is answered from the fold and its index. Changes nothing, and knows nothing of
+how either is kept up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tta.memory.fold import State, UserState
+from tta.memory.follow import Follower
+from tta.memory.journal import Journal
+from tta.memory.trust import Trust
+from tta.protocols import Weigher
+from tta.types import ANY_TASK, Event, Record, RecordKind, Standing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.floating[Any]]
+
+_NOTHING: list[tuple[int, Record]] = []
+
+
+class Reading:
+    """The half of a memory that is read. Every method may be called from any thread."""
+
+    state: State
+    _journal: Journal
+    _follower: Follower
+    _weigher: Weigher | None
+    _lock: threading.RLock
+
+    def records(
+        self, *, user: str, task: str | None = None, kind: RecordKind | None = None
+    ) -> Sequence[Record]:
+        """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
+        with self._lock:
+            if task is not None and kind is not None:
+                return tuple(self._of(user, task, kind))
+            return tuple(
+                record
+                for record in self._user(user).records.values()
+                if (kind is None or record.kind is kind)
+                and (task is None or record.task in (task, ANY_TASK))
+            )
+
+    def nearest(
+        self, vector: FloatArray, k: int, *, user: str, task: str | None, kind: RecordKind
+    ) -> Sequence[tuple[Record, float]]:
+        """The `k` records whose `request` is most similar (cosine), best first.
+
+        Of `task` and of ANY_TASK when one is named, else of all tasks.
+        `vector`: unit length, shape (dim,). Of equally similar ones the older comes first. Exact up
+        to 200,000 vectors of a user. Raises InvalidSetting if the memory was opened without an
+        embedder.
+        """
+        with self._lock:
+            self._follower.catch_up()
+            labels = None if task is None else {task, ANY_TASK}
+            found = self._follower.needed().search(user, vector, k, shelf=kind, labels=labels)
+            held = self._user(user).records
+            return tuple((held[name], score) for name, score in found)
+
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """The unit vectors of the `request` of records, shape (len(records), dim), float32.
+
+        From the index; what it does not hold is embedded. Raises InvalidSetting if the memory was
+        opened without an embedder.
+        """
+        with self._lock:
+            self._follower.catch_up()
+            return self._follower.vectors(records)
+
+    def _of(self, user: str, task: str, kind: RecordKind) -> list[Record]:
+        by = self._user(user).by
+        lists = [by[name, kind] for name in {task, ANY_TASK} if by.get((name, kind))]
+        found = [record for records in lists for record in records.values()]
+        return sorted(found, key=self._follower.rank) if len(lists) > 1 else found
+
+    def patterns(self, *, user: str) -> dict[str, str]:
+        """Each pattern's newest task, oldest pattern first. It grows with the memory, uncopied;
+        after a forgetting it is another object."""
+        with self._lock:
+            return self._user(user).patterns
+
+    def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
+        """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
+        with self._lock:
+            return self._user(user).ledger.get(task, _NOTHING)
+
+    def standing(self, *, user: str, task: str) -> Standing:
+        """What is known of the experts in a task."""
+        with self._lock:
+            known = self._user(user)
+            standing = known.trust.standing(task, self._weigher)
+            # Also what says nothing of the experts was feedback: an answer of nobody's, for one.
+            return replace(standing, experienced=standing.experienced or known.has_votes)
+
+    def trust(self, user: str) -> Trust:
+        """All that is known of a user's experts, by task; not to be changed."""
+        with self._lock:
+            return self._user(user).trust
+
+    def event(self, event_id: str) -> Event | None:
+        """The event of that id, from the journal."""
+        with self._lock:
+            return self._journal.get(event_id)
+
+    def events(self, user: str | None = None) -> Iterator[Event]:
+        """The journal, oldest first; of one user when named."""
+        return (event for _, event in self._journal.since(0, user=user))
+
+    def users(self) -> Sequence[str]:
+        """Everyone of whom anything is known."""
+        with self._lock:
+            return tuple(self.state.users)
+
+    def _user(self, user: str) -> UserState:
+        return self.state.users.get(user) or UserState()
