@@ -30,10 +30,11 @@ class Cache:
         *,
         embedder: Embedder | None,
         weigher: Weigher | None,
+        cap: int,
         every: int = EVERY,
     ) -> None:
         self._path = folder / "snapshot.bin"
-        self._embedder, self._weigher, self._every = embedder, weigher, every
+        self._embedder, self._weigher, self._cap, self._every = embedder, weigher, cap, every
         self._seq = 0
 
     def read(self, journal: Journal) -> Snapshot | None:
@@ -76,7 +77,8 @@ class Cache:
         self._seq = 0
 
     def _of_fold(self, journal: Journal) -> dict[str, str]:
-        return {"memory": journal.setting("memory") or "", "code": code(self._weigher)}
+        name = journal.setting("memory") or ""
+        return {"memory": name, "code": code(self._weigher), "cap": str(self._cap)}
 
     def _of_vectors(self) -> dict[str, str]:
         if self._embedder is None:

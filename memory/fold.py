@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tta.memory.events import FEEDBACK
+from tta.memory.policy import CAP, Kept, normalised
 from tta.memory.trust import Trust
 from tta.protocols import Weigher
 from tta.types import Event, EventKind, Record, RecordKind
@@ -31,7 +32,9 @@ class UserState:
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
     `ledger` tells by task how cases and rejections came (+1) and went (-1). `ranks` numbers the
-    feedback in its order.
+    feedback in its order. `past` holds what is no longer recalled because there was more than the
+    cap; it is still in the ledger: sums of it cost nothing, and know more.
+    `repeated` counts how often a record was taught, near-duplicates included, if more than once.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
@@ -43,6 +46,10 @@ class UserState:
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
+    kept: dict[tuple[str, RecordKind], Kept] = field(default_factory=dict)
+    twins: dict[Slot, str] = field(default_factory=dict)
+    past: dict[str, Record] = field(default_factory=dict)
+    repeated: dict[str, int] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
 
     @property
@@ -56,22 +63,28 @@ class State:
     """Users by name; a user who was forgotten, or never seen, is absent."""
 
     users: MutableMapping[str, UserState] = field(default_factory=dict)
+    cap: int = CAP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What one event changed in one user's live records, and why."""
+    """What one event changed in one user's live records, and why. What has `passed` gave way to
+    the cap: it is not among the `removed`."""
 
     user: str
     added: tuple[Record, ...] = ()
     removed: tuple[Record, ...] = ()
+    passed: tuple[Record, ...] = ()
     forgotten: bool = False
     reason: str = ""
 
 
-def fold(events: Iterable[Event], weigher: Weigher | None = None) -> State:
-    """The state after `events`, from nothing; weights of experts only with a `weigher`."""
-    state = State()
+def fold(events: Iterable[Event], weigher: Weigher | None = None, *, cap: int = CAP) -> State:
+    """The state after `events`, from nothing; weights of experts only with a `weigher`.
+
+    `cap`: cases, and refused answers, of each user and task that are recalled.
+    """
+    state = State(cap=cap)
     for event in events:
         apply(state, event, weigher)
     return state
@@ -81,15 +94,15 @@ def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
     """Bring `state` one event further, in place. O(1), but for an undo: O(the user's records)."""
     if event.kind is EventKind.FORGOTTEN:
         gone = state.users.pop(event.user, UserState())
-        removed = tuple(gone.records.values())
+        removed = (*gone.records.values(), *gone.past.values())
         return Change(user=event.user, removed=removed, forgotten=True, reason="forgotten")
     user = state.users.setdefault(event.user, UserState())
     user.counts[event.kind] += 1
     if event.kind is EventKind.ANSWERED:
         return _answered(user, event)
     if event.kind is EventKind.UNDONE:
-        return _undo(user, event, weigher)
-    return _learn(user, event, weigher)
+        return _undo(user, event, weigher, state.cap)
+    return _learn(user, event, weigher, state.cap)
 
 
 def _answered(user: UserState, event: Event) -> Change:
@@ -99,56 +112,101 @@ def _answered(user: UserState, event: Event) -> Change:
     return Change(user=event.user, reason="answered")
 
 
-def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:
+def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
     made = records_of(event)
     user.ranks[event.id] = len(user.ranks)
     user.made[event.id] = made
-    removed = _enter(user, made)
+    removed, passed = _enter(user, made, cap)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     return Change(
-        user=event.user, added=made, removed=tuple(removed), reason=_reason(event, made, removed)
+        user=event.user,
+        added=made,
+        removed=tuple(removed),
+        passed=tuple(passed),
+        reason=_reason(event, made, removed),
     )
 
 
-def _undo(user: UserState, event: Event, weigher: Weigher | None) -> Change:
+def _undo(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
     feedback = _text(event, "feedback")
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
-    before, ledger = user.records, user.ledger
+    before, past, ledger = user.records, user.past, user.ledger
     tasks = {record.task for record in user.made.pop(feedback)}
     user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
+    user.kept, user.twins, user.past, user.repeated = {}, {}, {}, {}
     for made in user.made.values():
-        _enter(user, made)
+        _enter(user, made, cap)
     # A new list where it differs, so that whoever has read the old one starts over.
     user.ledger.update({task: told for task, told in ledger.items() if task not in tasks})
     user.trust.undo(feedback, weigher)
+    kept = user.records.keys() | user.past.keys()
     return Change(
         user=event.user,
         added=tuple(r for r in user.records.values() if r.id not in before),
-        removed=tuple(r for r in before.values() if r.id not in user.records),
+        removed=tuple(r for r in (before | past).values() if r.id not in kept),
+        passed=tuple(r for r in user.past.values() if r.id not in past),
         reason="undone: as if this feedback had never been given",
     )
 
 
-def _enter(user: UserState, made: Sequence[Record]) -> list[Record]:
-    """Make records live and tell the ledger; those that they replaced."""
+def _enter(user: UserState, made: Sequence[Record], cap: int) -> tuple[list[Record], list[Record]]:
+    """Make records live and tell the ledger; those that they replaced, and that gave way."""
     removed = [old for new in made for old in _add(user, new)]
     for sign, records in ((-1, removed), (1, made)):
         for record in records:
             if record.kind in _VOTING:
                 user.ledger.setdefault(record.task, []).append((sign, record))
-    return removed
+    keys = [(record.task, record.kind) for record in made if record.kind in _VOTING]
+    return removed, [_let_pass(user, key, cap) for key in keys if len(user.by[key]) > cap]
+
+
+def _let_pass(user: UserState, key: tuple[str, RecordKind], cap: int) -> Record:
+    name = user.kept[key].surplus(cap) or next(iter(user.by[key]))
+    record = user.records[name]
+    _take_out(user, record)
+    user.past[name] = record
+    return record
 
 
 def _add(user: UserState, new: Record) -> list[Record]:
-    slot = user.slots.setdefault(_slot(new), {})
+    """Make it live; those that it replaced."""
+    slot, twin = user.slots.setdefault(_slot(new), {}), user.twins.get(_twin(new))
     replaced = [old for old in slot.values() if _replaces(new, old)]
+    if twin is not None and twin not in slot:
+        replaced.append(user.records[twin])
+    times = 1 + sum(_times(user, old) for old in replaced if _twin(old) == _twin(new))
     for old in replaced:
-        del slot[old.id], user.records[old.id], user.by[old.task, old.kind][old.id]
+        _take_out(user, old)
     slot[new.id] = user.records[new.id] = new
     user.by.setdefault((new.task, new.kind), {})[new.id] = new
+    if new.kind in _VOTING:
+        user.twins[_twin(new)] = new.id
+        user.kept.setdefault((new.task, new.kind), Kept()).add(new.answer, new.id)
+        if times > 1:
+            user.repeated[new.id] = times
     return replaced
+
+
+def _times(user: UserState, record: Record) -> int:
+    return user.repeated.get(record.id, 1)
+
+
+def _take_out(user: UserState, old: Record) -> None:
+    """No longer live."""
+    del user.records[old.id], user.by[old.task, old.kind][old.id]
+    del user.slots[_slot(old)][old.id]
+    user.repeated.pop(old.id, None)
+    if old.kind in _VOTING:
+        user.kept[old.task, old.kind].remove(old.answer, old.id)
+        if user.twins.get(_twin(old)) == old.id:
+            del user.twins[_twin(old)]
+
+
+def _twin(record: Record) -> Slot:
+    """What only near-duplicates share: the answer to the letter, the request nearly."""
+    return (record.kind, record.task, normalised(record.request), record.answer)
 
 
 def _slot(record: Record) -> Slot:

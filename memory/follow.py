@@ -7,7 +7,7 @@ of the journal, nor of how an index searches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+PAST = "past"
+"""The shelf of what gave way to the cap: not searched, but those who sum learn from it."""
 _WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE})
 
 
@@ -51,20 +53,28 @@ class Follower:
 
     def note(self, change: Change) -> None:
         """This was folded; it is indexed at the next `catch_up`."""
-        if self.index is not None and (change.added or change.removed or change.forgotten):
+        moves = change.added or change.removed or change.passed or change.forgotten
+        if self.index is not None and moves:
             self._behind.append(change)
 
     def catch_up(self) -> None:
         """Index what was folded. What fails here is tried again at the next call."""
         if not self._behind or self.index is None:
             return
-        todo, gone, lost = _net(self._behind)
+        todo, moved, gone, lost = _net(self._behind)
         for user in lost:
             self.index.release(user)
         for user, ids in gone.items():
             self.index.remove(user, ids)
         self._put(todo)
+        for user, ids in moved.items():
+            self.index.move(user, ids, [self._known_place(user, name) for name in ids])
         self._behind.clear()
+
+    def _known_place(self, user: str, name: str) -> Place:
+        place = self.place_of(user, name)
+        assert place is not None
+        return place
 
     @contextmanager
     def prepared(self, records: Sequence[Record]) -> Iterator[None]:
@@ -115,13 +125,14 @@ class Follower:
     def place_of(self, user: str, name: str) -> Place | None:
         """Where the vector of a record's id belongs; None if no such record is live."""
         state = self._state.users.get(user, UserState())
-        record = state.records.get(name)
+        record = state.records.get(name) or state.past.get(name)
         return None if record is None else _place(record, state)
 
     def adopt(self, user: str, state: UserState, held: Held) -> None:
         """A user's state and vectors come from a snapshot."""
         if isinstance(self.index, ChromaIndex):
-            places = [_place(state.records[name], state) for name in held.ids]
+            known = state.records | state.past
+            places = [_place(known[name], state) for name in held.ids]
             self.index.adopt(user, held.ids, held.rows, places)
 
     def _put(self, records: Sequence[Record]) -> None:
@@ -164,7 +175,8 @@ class Follower:
         missing: list[Record] = []
         count = 0
         for user, state in self._state.users.items():
-            live = {r.id: r for r in state.records.values() if r.kind in _WITH_VECTOR}
+            known = (*state.records.values(), *state.past.values())
+            live = {record.id: record for record in known if record.kind in _WITH_VECTOR}
             held = set(index.known(user))
             index.remove(user, sorted(held - live.keys()))
             missing += [record for name, record in live.items() if name not in held]
@@ -175,27 +187,40 @@ class Follower:
 
 def _place(record: Record, state: UserState) -> Place:
     rank = state.ranks[record.source]
-    return Place(shelf=record.kind, label=record.task, rank=rank)
+    shelf = record.kind if record.id in state.records else PAST
+    return Place(shelf=shelf, label=record.task, rank=rank)
 
 
-def _net(changes: Sequence[Change]) -> tuple[list[Record], dict[str, list[str]], set[str]]:
-    """What a run of changes comes to: records to put, ids to remove, users to release."""
+def _net(
+    changes: Sequence[Change],
+) -> tuple[list[Record], dict[str, list[str]], dict[str, list[str]], set[str]]:
+    """What a run of changes comes to: records to put, ids whose place is another, ids to remove,
+    users to release."""
     put: dict[tuple[str, str], Record] = {}
+    moved: dict[tuple[str, str], None] = {}
     gone: dict[tuple[str, str], None] = {}
     lost: set[str] = set()
     for change in changes:
         if change.forgotten:
             lost.add(change.user)
             put = {key: record for key, record in put.items() if key[0] != change.user}
+            moved = {key: None for key in moved if key[0] != change.user}
             gone = {key: None for key in gone if key[0] != change.user}
             continue
         for record in change.removed:
             put.pop((record.user, record.id), None)
+            moved.pop((record.user, record.id), None)
             gone[record.user, record.id] = None
         for record in change.added:
             put[record.user, record.id] = record
             gone.pop((record.user, record.id), None)
+        for record in change.passed:
+            moved[record.user, record.id] = None
+    return list(put.values()), _by_user(moved.keys() - put.keys()), _by_user(gone), lost
+
+
+def _by_user(keys: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     ids: dict[str, list[str]] = {}
-    for user, name in gone:
+    for user, name in sorted(keys):
         ids.setdefault(user, []).append(name)
-    return list(put.values()), ids, lost
+    return ids

@@ -46,11 +46,12 @@ class MemoryIndex:
     def put(
         self, user: str, ids: Sequence[str], vectors: FloatArray, places: Sequence[Place]
     ) -> None:
-        """Keep unit vectors, shape (len(ids), dim); a known id gets its new vector.
-
-        An id stays on the shelf on which it was put first.
-        """
+        """Keep unit vectors, shape (len(ids), dim); a known id gets its new vector and place."""
         theirs = self._shelves.setdefault(user, {})
+        for name, place in zip(ids, places, strict=True):
+            for other, held in theirs.items():
+                if other != place.shelf:
+                    held.remove(name)
         for shelf in dict.fromkeys(place.shelf for place in places):
             rows = [i for i, place in enumerate(places) if place.shelf == shelf]
             if shelf not in theirs:
@@ -119,6 +120,10 @@ class MemoryIndex:
         for shelf in self._shelves.get(user, {}).values():
             shelf.vectors(ids, into=found)
         return found
+
+    def move(self, user: str, ids: Sequence[str], places: Sequence[Place]) -> None:
+        """Held ids get another place."""
+        self.put(user, ids, self.vectors(user, ids), places)
 
     def remove(self, user: str, ids: Sequence[str]) -> None:
         """Let go of ids; those not held are no error."""
@@ -219,6 +224,11 @@ class ChromaIndex:
         """Hold what a snapshot says that Chroma holds."""
         self._loaded[user] = set(ids)
         self._ram.adopt(user, ids, vectors, places)
+
+    def move(self, user: str, ids: Sequence[str], places: Sequence[Place]) -> None:
+        """Held ids get another place; Chroma does not know places."""
+        self._load(user)
+        self._ram.move(user, ids, places)
 
     def remove(self, user: str, ids: Sequence[str]) -> None:
         """Let go of ids; those not held are no error."""

@@ -28,6 +28,7 @@ from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
+from tta.memory.policy import CAP
 from tta.memory.reading import Reading
 from tta.memory.snapshot import Snapshot, Users, Written, copied, made
 from tta.protocols import Embedder, Weigher
@@ -48,6 +49,7 @@ class Memory(Reading):
         where: Path | None,
         index: str | None,
         weigher: Weigher | None = None,
+        cap: int = CAP,
         snapshot_every: int = EVERY,
     ) -> None:
         self._journal = journal
@@ -56,14 +58,14 @@ class Memory(Reading):
         self._folder = None if where is None else where / "index"
         self._server = index
         self._cache = (
-            Cache(where, embedder=embedder, weigher=weigher, every=snapshot_every)
+            Cache(where, embedder=embedder, weigher=weigher, cap=cap, every=snapshot_every)
             if where is not None
             else None
         )
         self._snapshot: Snapshot | None = None
         self._lock = threading.RLock()
         self._seq = 0
-        self.state = State()
+        self.state = State(cap=cap)
         self._follower = Follower(self.state, embedder)
 
     @classmethod
@@ -75,6 +77,7 @@ class Memory(Reading):
         index: str | None = None,
         weigher: Weigher | None = None,
         create: bool = True,
+        cap: int | None = None,
         flush_every: int = 64,
         snapshot_every: int = EVERY,
     ) -> Memory:
@@ -86,6 +89,8 @@ class Memory(Reading):
         `embedder`: None opens the journal only, all but `nearest` and `rebuild` works, also while
         another process holds the embedded index.
         `weigher`: how feedback moves the weights of experts; without one none are kept.
+        `cap`: cases, and as many refused answers, that are recalled of each user and task; see
+        `policy.py` for which. It is kept with the memory; None for what was kept, or 100,000.
         `flush_every`: vectors that may wait in RAM for Chroma; a crash costs embedding them again.
         `snapshot_every`: events after which closing a folder's memory writes down what they add up
         to, so that the next opening need not read them again.
@@ -98,6 +103,8 @@ class Memory(Reading):
                 value=index,
                 hint="Pass http://host:port, of a server started with `chroma run`",
             )
+        if cap is not None and cap < 1:
+            raise InvalidSetting(f"cap must be at least 1, was {cap!r}", value=cap)
         folder = None if where is None or "://" in str(where) else Path(where)
         journal = Journal.open(_url(where, folder, create))
         memory = cls(
@@ -106,6 +113,7 @@ class Memory(Reading):
             where=folder,
             index=index,
             weigher=weigher,
+            cap=_settled(journal, cap),
             snapshot_every=snapshot_every,
         )
         try:
@@ -363,6 +371,13 @@ def _learned(feedback: str, change: Change) -> Learned:
     return Learned(
         feedback=feedback, added=change.added, removed=change.removed, reason=change.reason
     )
+
+
+def _settled(journal: Journal, cap: int | None) -> int:
+    """The cap of this memory, from now on."""
+    if cap is not None:
+        journal.set("cap", str(cap))
+    return int(journal.setting("cap") or CAP)
 
 
 def _is_there(place: str | Path) -> bool:

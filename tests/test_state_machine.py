@@ -39,8 +39,9 @@ from tta.types import Event, RecordKind
 EMBED = HashEmbedder(16)
 USERS = st.sampled_from(["ada", "bob", "eve"])
 TEXTS = st.sampled_from(["yes", "no", "maybe", "ja"])
-REQUESTS = st.sampled_from(["is it red", "is it blue", "where is it", "who is it"])
+REQUESTS = st.sampled_from(["is it red", "Is it red?", "is it blue", "where is it", "who is it"])
 TASKS = st.sampled_from(["t", "u"])
+VOTING = (RecordKind.CASE, RecordKind.REJECTED)
 PATTERNS = st.sampled_from(["is it ...", "where ..."])
 
 
@@ -55,12 +56,21 @@ class MemoryMachine(RuleBasedStateMachine):
         self.count = 0
         self.folder = Path(tempfile.mkdtemp())
 
-    @initialize()
+    @initialize(cap=st.sampled_from([2, 1000]))
+    def begin(self, cap: int) -> None:
+        self.cap = cap
+        self.open()
+
     def open(self) -> None:
         # Flushes of three: writes to Chroma happen between all other things. A snapshot every five
         # events: some openings begin with one, and some of them have more to fold.
         self.memory = Memory.open(
-            self.folder / "m", embedder=EMBED, weigher=WEIGHER, flush_every=3, snapshot_every=5
+            self.folder / "m",
+            embedder=EMBED,
+            weigher=WEIGHER,
+            cap=self.cap,
+            flush_every=3,
+            snapshot_every=5,
         )
 
     def fresh(self, letter: str) -> str:
@@ -146,8 +156,9 @@ class MemoryMachine(RuleBasedStateMachine):
             before = set(self.memory.state.users[event.user].records)
             undone = self.memory.undo(event.id, user=event.user)
             after = set(self.memory.state.users[event.user].records)
+            past = self.memory.state.users[event.user].past.keys()
             assert {r.id for r in undone.added} == after - before
-            assert {r.id for r in undone.removed} == before - after
+            assert {r.id for r in undone.removed} >= before - after - past
             assert not any(r.source == event.id for r in self.memory.records(user=event.user))
 
     @rule(user=USERS)
@@ -171,7 +182,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule()
     def move_house(self) -> None:
-        with Memory.open(None, embedder=EMBED, weigher=WEIGHER) as other:
+        with Memory.open(None, embedder=EMBED, weigher=WEIGHER, cap=self.cap) as other:
             import_events(other, export_lines(self.memory))
             assert other.state == self.memory.state
 
@@ -188,10 +199,13 @@ class MemoryMachine(RuleBasedStateMachine):
             trust = self.memory.trust(user)
             live = self.memory.state.users[user]
             said = [e for e in self.memory.events(user) if e.id not in live.undone]
-            never = fold(said, WEIGHER).users[user]
+            never = fold(said, WEIGHER, cap=self.cap).users[user]
             assert trust == never.trust
             assert list(trust.heard) == list(never.trust.heard)
             assert live.ledger == never.ledger
+            assert [*live.records] == [*never.records]
+            assert (live.past, live.repeated) == (never.past, never.repeated)
+            assert all(len(held) <= self.cap for (_, k), held in live.by.items() if k in VOTING)
             for weights in trust.weights.values():
                 sums = [sum(cells) for cells in weights.cells.values()]
                 assert abs(sum(sums) + weights.mute - 1) < 1e-9
