@@ -40,7 +40,7 @@ class Cache:
     def read(self, journal: Journal) -> Snapshot | None:
         """The snapshot, if it is of this journal's past and of this code."""
         found = Snapshot.open(self._path)
-        if found is None or journal.id_at(found.seq) != found.last:
+        if found is None or journal.mark(found.seq) != found.last:
             return None
         if any(found.key.get(key) != value for key, value in self._of_fold(journal).items()):
             return None
@@ -60,7 +60,7 @@ class Cache:
         key = self._of_fold(journal) | self._of_vectors()
         dim = self._embedder.dim if self._embedder is not None else 0
         try:
-            last = journal.id_at(seq) or ""
+            last = journal.mark(seq) or ""
             new = write(self._path, users, key=key, seq=seq, last=last, dim=dim)
             with journal.while_nobody_is_forgotten(seq) as fits:
                 if fits:

@@ -46,7 +46,7 @@ _BY_ID = sa.select(EVENTS).where(EVENTS.c.id == sa.bindparam("event"))
 _ASKER = sa.select(EVENTS.c.user).where(
     EVENTS.c.id == sa.bindparam("response"), EVENTS.c.kind == str(EventKind.ANSWERED)
 )
-_AT = sa.select(EVENTS.c.id).where(EVENTS.c.seq == sa.bindparam("seq"))
+_AT = sa.select(EVENTS.c.id, EVENTS.c.time).where(EVENTS.c.seq == sa.bindparam("seq"))
 _FORGOTTEN = sa.select(sa.func.count()).where(
     EVENTS.c.seq > sa.bindparam("after"), EVENTS.c.kind == str(EventKind.FORGOTTEN)
 )
@@ -166,11 +166,11 @@ class Journal:
             row = connection.execute(_BY_ID, {"event": event_id}).mappings().first()
         return None if row is None else _from_row(row)
 
-    def id_at(self, seq: int) -> str | None:
-        """The id of the event of that number."""
+    def mark(self, seq: int) -> str | None:
+        """What tells the event of that number from that of any other journal."""
         with self._reading() as connection:
-            found: str | None = connection.scalar(_AT, {"seq": seq})
-            return found
+            found = connection.execute(_AT, {"seq": seq}).first()
+        return None if found is None else f"{found.id} {found.time!r}"
 
     @contextmanager
     def while_nobody_is_forgotten(self, after: int) -> Iterator[bool]:

@@ -64,7 +64,7 @@ class Reading:
         with self._lock:
             self._follower.catch_up()
             labels = None if task is None else {task, ANY_TASK}
-            found = self._follower.needed().search(user, vector, k, shelf=kind, labels=labels)
+            found = self._follower.search(user, vector, k, kind=kind, labels=labels)
             held = self._user(user).records
             return tuple((held[name], score) for name, score in found)
 
