@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from tta.errors import IndexInUse, InvalidSetting, StoreClosed, StoreError
+from tta.memory.scrub import blank, scrub
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client
@@ -66,8 +67,11 @@ class Chroma:
     def close(self) -> None:
         """Release the files, so that another process may open them."""
         self.closed = True
+        opened = self._client is not None
         self._disconnect()
         if self._folder is not None:
+            if opened:
+                blank(self._folder)
             self._lock.release()
 
     def _disconnect(self) -> None:
@@ -168,6 +172,11 @@ class Chroma:
                     continue
         if self._folder is not None:
             self._reconnect()
+
+    def blank(self) -> None:
+        """Embedded, zero what Chroma's files hold besides vectors: it may be anything."""
+        if self._folder is not None:
+            blank(self._folder)
 
     def wipe(self, prefix: str) -> None:
         """Delete every collection of that prefix; embedded, the whole folder, damaged or not."""
@@ -321,21 +330,3 @@ def _damaged(folder: Path) -> bool:
     except sqlite3.DatabaseError as problem:
         return problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
     return False
-
-
-def scrub(folder: Path) -> None:
-    """Remove what Chroma leaves of deleted collections: queued vectors, pages, index files."""
-    path = folder / "chroma.sqlite3"
-    if not path.exists():
-        return
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA secure_delete=ON")
-        live = {row[0] for row in db.execute("SELECT id FROM collections")}
-        segments = {row[0] for row in db.execute("SELECT id FROM segments")}
-        for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue").fetchall():
-            if topic.rsplit("/", 1)[-1] not in live:
-                db.execute("DELETE FROM embeddings_queue WHERE topic = ?", (topic,))
-        db.execute("VACUUM")
-    for child in folder.iterdir():
-        if child.is_dir() and child.name not in segments:
-            shutil.rmtree(child)

@@ -296,6 +296,7 @@ class ChromaIndex:
         """Erase the user's collection; embedded, no byte of a vector stays in any file."""
         self.release(user)
         self._chroma().delete([self._name(user)])
+        self._client.blank()
 
     def release(self, user: str) -> None:
         """Forget what this process holds of a user whom another process has erased."""

@@ -357,3 +357,16 @@ def test_a_closed_index_says_so(tmp_path: Path) -> None:
 def test_no_server_there_is_named() -> None:
     with pytest.raises(errors.StoreError, match="chroma run"):
         ChromaIndex("http://127.0.0.1:9", memory="m", embedder="e", dim=DIM, place=by_name)
+
+
+def test_no_garbage_of_the_heap_stays_in_chromas_files(tmp_path: Path) -> None:
+    """Chroma writes unused places of its files as malloc gave them."""
+    for number in range(5):
+        index = chroma(tmp_path / str(number), flush_every=2)
+        put(index, "ada", ids(30), vectors(30, seed=number))
+        put(index, "bob", ["id0"], vectors(1, seed=99))
+        put(index, "eve", ["id0"], vectors(1, seed=98))
+        index.close()
+        data = [path.read_bytes() for path in (tmp_path / str(number)).rglob("data_level0.bin")]
+        assert len(data) == 3
+        assert not any(any(held) for held in data), "so few vectors are in the write-ahead log only"
