@@ -26,6 +26,8 @@ FEEDBACK = frozenset(
 )
 """The kinds that can be learned from, and undone."""
 
+UNDOABLE = FEEDBACK | {EventKind.PROMOTED}
+
 _TEXTS = {
     EventKind.ANSWERED: ("request", "pattern", "answer"),
     EventKind.RATING: ("request", "answer"),
@@ -34,6 +36,7 @@ _TEXTS = {
     EventKind.PREFERENCE: ("request", "chosen", "rejected"),
     EventKind.NOTE: ("pattern", "text"),
     EventKind.RULE: ("text",),
+    EventKind.PROMOTED: ("request", "text"),
     EventKind.UNDONE: ("feedback",),
     EventKind.FORGOTTEN: (),
 }
@@ -119,6 +122,8 @@ def check(event: Event) -> None:
         raise InvalidSetting("An answer's event has the response's id", value=event.response)
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
+    if event.kind is EventKind.PROMOTED:
+        _check_users(event.body.get("users"), event.user)
     for name, is_readable in _WEIGHED.items():
         said = event.body.get(name)
         if said and not _can(is_readable, said):
@@ -155,6 +160,19 @@ def _check_reward(value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not -1.0 <= cast(float, value) <= 1.0:
         raise InvalidSetting("A reward is a number from -1 to 1", value=value)
+
+
+def _check_users(users: object, scope: str) -> None:
+    names = users if isinstance(users, Sequence) and not isinstance(users, str) else ()
+    if not names or not all(isinstance(user, str) and user for user in names):
+        raise InvalidSetting("A promotion names the users who agree", value=users)
+    if scope in names:
+        raise InvalidSetting("A scope cannot agree with itself", value=users)
+
+
+def promoters(event: Event) -> Sequence[str]:
+    """Who agreed on what was promoted; nobody for other events."""
+    return cast(Sequence[str], event.body["users"]) if event.kind is EventKind.PROMOTED else ()
 
 
 def _can(is_readable: Callable[[Any], bool], said: object) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from tta.memory.events import FEEDBACK
+from tta.memory.events import promoters
 from tta.memory.policy import CAP, Kept, normalised
 from tta.memory.trust import Trust
 from tta.protocols import Weigher
@@ -32,9 +32,11 @@ class UserState:
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
     `ledger` tells by task how cases and rejections came (+1) and went (-1). `ranks` numbers the
-    feedback in its order. `past` holds what is no longer recalled because there was more than the
-    cap; it is still in the ledger: sums of it cost nothing, and know more.
+    feedback, in its order, whatever was forgotten between. `past` holds what is no longer recalled
+    because there was more than the cap; it is still in the ledger: sums of it know more, and cost
+    the same.
     `repeated` counts how often a record was taught, near-duplicates included, if more than once.
+    `promoted` names the users who agreed on what this scope was taught for that.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
@@ -45,11 +47,12 @@ class UserState:
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
-    ranks: dict[str, int] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict, compare=False)
     kept: dict[tuple[str, RecordKind], Kept] = field(default_factory=dict)
     twins: dict[Slot, str] = field(default_factory=dict)
     past: dict[str, Record] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
+    promoted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
 
     @property
@@ -69,13 +72,14 @@ class State:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What one event changed in one user's live records, and why. What has `passed` gave way to
-    the cap: it is not among the `removed`."""
+    the cap: it is not among the `removed`. `others` are changes of wider scopes."""
 
     user: str
     added: tuple[Record, ...] = ()
     removed: tuple[Record, ...] = ()
     passed: tuple[Record, ...] = ()
     forgotten: bool = False
+    others: tuple[Change, ...] = ()
     reason: str = ""
 
 
@@ -93,9 +97,7 @@ def fold(events: Iterable[Event], weigher: Weigher | None = None, *, cap: int = 
 def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
     """Bring `state` one event further, in place. O(1), but for an undo: O(the user's records)."""
     if event.kind is EventKind.FORGOTTEN:
-        gone = state.users.pop(event.user, UserState())
-        removed = (*gone.records.values(), *gone.past.values())
-        return Change(user=event.user, removed=removed, forgotten=True, reason="forgotten")
+        return _forget(state, event.user)
     user = state.users.setdefault(event.user, UserState())
     user.counts[event.kind] += 1
     if event.kind is EventKind.ANSWERED:
@@ -103,6 +105,26 @@ def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
     if event.kind is EventKind.UNDONE:
         return _undo(user, event, weigher, state.cap)
     return _learn(user, event, weigher, state.cap)
+
+
+def _forget(state: State, name: str) -> Change:
+    """Nothing of a user stays, nor what wider scopes were taught because that user agreed."""
+    gone = state.users.pop(name, UserState())
+    others = []
+    for scope, user in list(state.users.items()):
+        events = [event for event, users in user.promoted.items() if name in users]
+        if events:
+            others.append(_retract(user, scope, events, state.cap, "who agreed was forgotten"))
+            for event in events:
+                del user.promoted[event]
+                user.undone.discard(event)
+                user.counts[EventKind.PROMOTED] -= 1
+            if not +user.counts:
+                del state.users[scope]
+    removed = (*gone.records.values(), *gone.past.values())
+    return Change(
+        user=name, removed=removed, forgotten=True, others=tuple(others), reason="forgotten"
+    )
 
 
 def _answered(user: UserState, event: Event) -> Change:
@@ -114,8 +136,10 @@ def _answered(user: UserState, event: Event) -> Change:
 
 def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
     made = records_of(event)
-    user.ranks[event.id] = len(user.ranks)
+    user.ranks[event.id] = 1 + next(reversed(user.ranks.values()), 0)
     user.made[event.id] = made
+    if event.kind is EventKind.PROMOTED:
+        user.promoted[event.id] = tuple(promoters(event))
     removed, passed = _enter(user, made, cap)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     return Change(
@@ -132,22 +156,29 @@ def _undo(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> C
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
+    reason = "undone: as if this feedback had never been given"
+    change = _retract(user, event.user, [feedback], cap, reason)
+    user.trust.undo(feedback, weigher)
+    return change
+
+
+def _retract(user: UserState, name: str, feedback: Sequence[str], cap: int, reason: str) -> Change:
+    """Everything again, in order, without that feedback."""
     before, past, ledger = user.records, user.past, user.ledger
-    tasks = {record.task for record in user.made.pop(feedback)}
+    tasks = {record.task for event in feedback for record in user.made.pop(event, ())}
     user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
     user.kept, user.twins, user.past, user.repeated = {}, {}, {}, {}
     for made in user.made.values():
         _enter(user, made, cap)
     # A new list where it differs, so that whoever has read the old one starts over.
     user.ledger.update({task: told for task, told in ledger.items() if task not in tasks})
-    user.trust.undo(feedback, weigher)
     kept = user.records.keys() | user.past.keys()
     return Change(
-        user=event.user,
+        user=name,
         added=tuple(r for r in user.records.values() if r.id not in before),
         removed=tuple(r for r in (before | past).values() if r.id not in kept),
         passed=tuple(r for r in user.past.values() if r.id not in past),
-        reason="undone: as if this feedback had never been given",
+        reason=reason,
     )
 
 
@@ -239,6 +270,10 @@ def records_of(event: Event) -> tuple[Record, ...]:
         return _case_against(event, _text(event, "text"), _text(event, "answer"))
     if event.kind is EventKind.EDIT:
         return _case_against(event, _text(event, "result"), _text(event, "answer"))
+    if event.kind is EventKind.PROMOTED:
+        return (
+            _record(event, "+", RecordKind.CASE, _text(event, "request"), _text(event, "text")),
+        )
     if event.kind is EventKind.PREFERENCE:
         return _case_against(event, _text(event, "chosen"), _text(event, "rejected"))
     if event.kind is EventKind.RATING:
@@ -308,7 +343,7 @@ _MEANS = {
 
 
 def _reason(event: Event, made: tuple[Record, ...], removed: list[Record]) -> str:
-    if event.kind not in FEEDBACK or not made:
+    if not made:
         return "a reward of 0 or an empty answer teaches nothing"
     reason = "; ".join(_MEANS[record.kind] for record in made)
     return f"{reason}; {len(removed)} older replaced" if removed else reason

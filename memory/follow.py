@@ -55,7 +55,7 @@ class Follower:
         """This was folded; it is indexed at the next `catch_up`."""
         moves = change.added or change.removed or change.passed or change.forgotten
         if self.index is not None and moves:
-            self._behind.append(change)
+            self._behind += [change, *change.others]
 
     def catch_up(self) -> None:
         """Index what was folded. What fails here is tried again at the next call."""

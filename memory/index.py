@@ -137,6 +137,9 @@ class MemoryIndex:
 
     release = drop
 
+    def renew(self, user: str) -> None:
+        """Nothing of what was removed stays in RAM."""
+
     def keep(self, users: Sequence[str]) -> None:
         """Let go of all others."""
         for user in self._shelves.keys() - set(users):
@@ -297,6 +300,13 @@ class ChromaIndex:
         self.release(user)
         self._chroma().delete([self._name(user)])
         self._client.blank()
+
+    def renew(self, user: str) -> None:
+        """Write a user's collection anew, so that no byte of what was removed stays in any file."""
+        held = self.held(user)
+        self._chroma().delete([self._name(user)])
+        self._client.blank()
+        self._pending[user] = dict(zip(*held, strict=True))
 
     def release(self, user: str) -> None:
         """Forget what this process holds of a user whom another process has erased."""

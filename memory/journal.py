@@ -29,7 +29,7 @@ from tta.errors import (
 )
 from tta.memory import database
 from tta.memory.database import EVENTS, MANIFEST
-from tta.memory.events import body_json, check, from_dict
+from tta.memory.events import body_json, check, from_dict, promoters
 from tta.types import Event, EventKind, new_id
 
 FORMAT = 1
@@ -50,6 +50,7 @@ _AT = sa.select(EVENTS.c.id, EVENTS.c.time).where(EVENTS.c.seq == sa.bindparam("
 _FORGOTTEN = sa.select(sa.func.count()).where(
     EVENTS.c.seq > sa.bindparam("after"), EVENTS.c.kind == str(EventKind.FORGOTTEN)
 )
+_PROMOTED = sa.select(EVENTS).where(EVENTS.c.kind == str(EventKind.PROMOTED))
 _INSERT = sa.insert(EVENTS)
 
 
@@ -184,12 +185,14 @@ class Journal:
     def erase(self, user: str) -> int:
         """Delete a user's events from every file; how many there were.
 
-        What remains is one FORGOTTEN event with that number. On SQLite the file is rewritten, so
+        What was promoted because that user agreed goes as well, out of the wider scope. What
+        remains is one FORGOTTEN event with that number. On SQLite the file is rewritten, so
         that no byte of the text is left (StoreLocked if a reader prevents it: erase again); on
         other databases the rows are deleted, and logs and backups are their administrator's.
         """
         with self._writing() as connection:
             gone = connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
+            _retract(connection, user)
             tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
             check(tombstone)
             _append(connection, _to_row(tombstone))
@@ -230,6 +233,14 @@ class Journal:
 def _put(connection: sa.Connection, key: str, value: str) -> None:
     connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == key))
     connection.execute(sa.insert(MANIFEST), {"key": key, "value": value})
+
+
+def _retract(connection: sa.Connection, user: str) -> None:
+    """Delete what was promoted because that user agreed."""
+    found = connection.execute(_PROMOTED).mappings().all()
+    gone = [row["id"] for row in found if user in promoters(_from_row(row))]
+    if gone:
+        connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.in_(gone)))
 
 
 def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:

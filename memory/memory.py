@@ -23,16 +23,17 @@ from tta.errors import (
 from tta.memory import database
 from tta.memory.cache import EVERY, Cache
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.events import FEEDBACK, check
+from tta.memory.events import FEEDBACK, UNDOABLE, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
 from tta.memory.policy import CAP
+from tta.memory.promote import agreed
 from tta.memory.reading import Reading
 from tta.memory.snapshot import Snapshot, Users, Written, copied, made
 from tta.protocols import Embedder, Weigher
-from tta.types import Event, EventKind, Learned
+from tta.types import EVERYONE, Event, EventKind, Learned
 
 
 class Memory(Reading):
@@ -246,7 +247,7 @@ class Memory(Reading):
         with self._lock:
             self._pull()
             event = self._journal.get(feedback_id)
-            if event is None or event.kind not in FEEDBACK:
+            if event is None or event.kind not in UNDOABLE:
                 raise UnknownFeedback(
                     f"No feedback {feedback_id!r} in this memory",
                     value=feedback_id,
@@ -265,13 +266,42 @@ class Memory(Reading):
             self._journal.append(undone)
             return _learned(feedback_id, self._pull()[undone.id])
 
+    def promote(
+        self, *, to: str, among: Sequence[str], at_least: int = 3, task: str | None = None
+    ) -> tuple[Learned, ...]:
+        """Teach the scope `to` what users agree on: one event for each case, each to be undone.
+
+        A case is promoted when at least `at_least` of the users `among` hold the same answer to the
+        same request (near-duplicates are the same), more of them than hold another, and `to` does
+        not hold it yet; of `task` when one is named. When one who agreed is forgotten, the case is
+        erased from the wider scope. Raises InvalidSetting, and the store's errors.
+        """
+        if at_least < 1 or to in among or to == EVERYONE or not to:
+            raise InvalidSetting(
+                f"Nothing can be promoted to {to!r} by {at_least} of {list(among)!r}",
+                value=(to, tuple(among), at_least),
+                hint="Name a scope of its own, and at least one user who must agree.",
+            )
+        with self._lock:
+            self._pull()
+            users = {name: self._user(name) for name in dict.fromkeys(among)}
+            found = agreed(users, self._user(to), at_least=at_least, task=task)
+            events = [one.event(to) for one in found]
+            with self._follower.prepared([r for event in events for r in records_of(event)]):
+                self._journal.append_all(events)
+                changes = self._pull()
+            return tuple(_learned(event.id, changes[event.id]) for event in events)
+
     def forget(self, user: str) -> int:
         """Erase all text and vectors of a user, from every file; how many events there were.
+
+        What wider scopes were taught because this user agreed is erased there too.
 
         Raises IndexInUse before anything is erased, if another process holds the embedded index.
         """
         with self._lock:
             self._pull()
+            scopes = self._taught_by(user)
             with self._chroma_for_forgetting() as chroma:
                 try:
                     if self._cache is not None:
@@ -280,8 +310,17 @@ class Memory(Reading):
                 finally:
                     self._pull()
                     if user not in self.state.users:
-                        self._drop(user, chroma)
+                        for scope in (user, *scopes):
+                            self._drop(scope, chroma)
             return gone
+
+    def _taught_by(self, user: str) -> list[str]:
+        """Scopes to which something was promoted because this user agreed."""
+        return [
+            scope
+            for scope, state in self.state.users.items()
+            if any(user in users for users in state.promoted.values())
+        ]
 
     @contextmanager
     def _chroma_for_forgetting(self) -> Iterator[Chroma | None]:
@@ -294,18 +333,24 @@ class Memory(Reading):
             yield chroma
 
     def _drop(self, user: str, chroma: Chroma | None) -> None:
-        if self._follower.index is not None:
-            self._follower.index.drop(user)
+        """Erase the vectors of one who was forgotten, and what others have in excess."""
+        index = self._follower.index
+        if index is not None and user in self.state.users:
+            index.renew(user)
+        elif index is not None:
+            index.drop(user)
         if chroma is not None:
             chroma.delete([collection_name(self._name(), user)])
 
     def import_all(self, events: Sequence[Event]) -> int:
         """Append events of an export, all or none; how many were new.
 
+        That a user was forgotten is taken over where nothing is known of them: it erases nothing.
         Raises what `learn` raises; nothing is written when it raises.
         """
         with self._lock:
-            fresh = self._journal.append_all(list(events))
+            self._pull()
+            fresh = self._journal.append_all(list(_harmless(events, set(self.state.users))))
             self._pull()
             return fresh
 
@@ -371,6 +416,15 @@ def _learned(feedback: str, change: Change) -> Learned:
     return Learned(
         feedback=feedback, added=change.added, removed=change.removed, reason=change.reason
     )
+
+
+def _harmless(events: Sequence[Event], known: set[str]) -> Iterator[Event]:
+    """All but what would erase something of the users known by then."""
+    for event in events:
+        if event.kind is not EventKind.FORGOTTEN:
+            known.add(event.user)
+        if event.kind is not EventKind.FORGOTTEN or event.user not in known:
+            yield event
 
 
 def _settled(journal: Journal, cap: int | None) -> int:

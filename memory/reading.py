@@ -7,7 +7,7 @@ how either is kept up.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from tta.memory.fold import State, UserState
 from tta.memory.follow import Follower
 from tta.memory.journal import Journal
 from tta.memory.trust import Trust
+from tta.memory.view import Contradiction, Coverage, clean, contradictions, coverage
 from tta.protocols import Weigher
-from tta.types import ANY_TASK, Event, Record, RecordKind, Standing
+from tta.types import ANY_TASK, DEFAULT_USER, Event, Json, Record, RecordKind, Standing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,6 +122,23 @@ class Reading:
         """Everyone of whom anything is known."""
         with self._lock:
             return tuple(self.state.users)
+
+    def coverage(self, user: str = DEFAULT_USER) -> Coverage:
+        """Which answers a user's memory knows, and where it is thin; shown as a table."""
+        with self._lock:
+            return coverage(user, self._user(user))
+
+    def contradictions(self, user: str = DEFAULT_USER) -> Sequence[Contradiction]:
+        """Requests of a user that were given several answers, resolved or not, oldest first."""
+        with self._lock:
+            return tuple(contradictions(self._user(user)))
+
+    def export(self, user: str = DEFAULT_USER) -> Sequence[Mapping[str, Json]]:
+        """A user's cases as a clean data set: no request twice, none with two answers, each with
+        what was refused for it and the feedback that it comes from. `tta.memory.export` has the
+        journal itself, and rows for TRL."""
+        with self._lock:
+            return tuple(clean(self._user(user)))
 
     def _user(self, user: str) -> UserState:
         return self.state.users.get(user) or UserState()

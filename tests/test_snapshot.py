@@ -4,10 +4,14 @@ import logging
 import pickle
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from memories import WEIGHER, answered, assert_consistent, correction, files_holding, rating
+from numpy.typing import NDArray
 
 from tta.memory import Memory
 from tta.memory.snapshot import Snapshot, _Unpickler
@@ -22,7 +26,7 @@ class Counting(HashEmbedder):
 
     count = 0
 
-    def embed(self, texts):  # type: ignore[no-untyped-def]
+    def embed(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
         self.count += len(texts)
         return super().embed(texts)
 

@@ -161,11 +161,35 @@ class MemoryMachine(RuleBasedStateMachine):
             assert {r.id for r in undone.removed} >= before - after - past
             assert not any(r.source == event.id for r in self.memory.records(user=event.user))
 
+    @rule(at_least=st.integers(1, 3))
+    def promote(self, at_least: int) -> None:
+        among = ["ada", "bob", "eve"]
+        for learned in self.memory.promote(to="team", among=among, at_least=at_least):
+            (case,) = learned.added
+            agree = [
+                user
+                for user in among
+                for record in self.memory.records(user=user, task=case.task, kind=RecordKind.CASE)
+                if record.task == case.task and record.answer == case.answer
+            ]
+            assert len(set(agree)) >= at_least
+        assert self.memory.promote(to="team", among=among, at_least=at_least) == ()
+
+    @rule(data=st.data())
+    def undo_a_promotion(self, data: st.DataObject) -> None:
+        team = self.memory.records(user="team")
+        if team:
+            record = data.draw(st.sampled_from(sorted(team, key=lambda r: r.id)))
+            self.memory.undo(record.source, user="team")
+            assert record.id not in {r.id for r in self.memory.records(user="team")}
+
     @rule(user=USERS)
     def forget(self, user: str) -> None:
         events = len(list(self.memory.events(user)))
         assert self.memory.forget(user) == events
         assert user not in self.memory.users()
+        team = self.memory.state.users.get("team")
+        assert team is None or not any(user in users for users in team.promoted.values())
 
     @rule()
     def reopen(self) -> None:

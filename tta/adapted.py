@@ -440,6 +440,7 @@ def wrap(
     user: str = DEFAULT_USER,
     reads: Sequence[str] = (),
     budget: int = BUDGET,
+    cap: int | None = None,
 ) -> Adapted:
     """Wrap a frozen model. It is never changed: no weight, hook, configuration or tokenizer field.
 
@@ -451,6 +452,7 @@ def wrap(
     `embedder`: an object with `id`, `dim` and `embed`, or a sentence-transformers id or path.
     `reads`: wider scopes that may be read besides the user's own; see `Adapted.for_user`.
     `budget`: tokens of recalled material in a prompt.
+    `cap`: how many cases of each user and task can be recalled; the memory keeps it (100,000).
 
     Raises ModelError when model or embedder cannot be used, StoreError when the memory cannot.
     """
@@ -459,7 +461,7 @@ def wrap(
     check_reads(reads, check_user(user))
     frozen = _load(model, tokenizer)
     embeds = _embedder(embedder)
-    store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture())
+    store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture(), cap=cap)
     # Without a model nothing is shown to one: cases vote, and none is chosen for a prompt.
     shown = DEMONSTRATIONS if frozen is not None else 0
     recaller, names = Recaller(store, embeds, demonstrations=shown), Names(embeds)

@@ -415,6 +415,7 @@ class EventKind(StrEnum):
     PREFERENCE = "preference"
     NOTE = "note"
     RULE = "rule"
+    PROMOTED = "promoted"
     UNDONE = "undone"
     FORGOTTEN = "forgotten"
 
@@ -433,6 +434,7 @@ class Event:
     PREFERENCE  request, pattern, answer, chosen, rejected
     NOTE        request, pattern, answer, text
     RULE        text
+    PROMOTED    request, text, users (who agree on it; the event is of the scope that learns it)
     UNDONE      feedback
     FORGOTTEN   events (how many were erased)
 
