@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-EXACT_LIMIT = 200_000
+EXACT_LIMIT = 100_000
 """Vectors of one user and kind that are searched exactly; of more, Chroma's HNSW finds some four
 times as many as asked for, and the best of these are taken."""
 

@@ -32,8 +32,12 @@ from tta.memory.database import EVENTS, MANIFEST
 from tta.memory.events import body_json, check, from_dict, promoters
 from tta.types import Event, EventKind, new_id
 
-FORMAT = 1
-"""The manifest's format; a journal with a higher one was written by a newer tta."""
+FORMAT = 2
+"""The manifest's format; a journal with a higher one was written by a newer tta.
+
+1 is read as it is: 2 has promotions (events that an older tta would not understand, and so must
+not open).
+"""
 
 _PAGE = 1000
 """Events read in one query: no transaction stays open while the reader works on them."""
@@ -90,6 +94,8 @@ class Journal:
                 value=int(written),
                 hint="Install a newer tta; nothing was changed.",
             )
+        if int(written) < FORMAT:
+            self.set("format", str(FORMAT))
         if self.setting("erasing"):
             self._finish_erasing()
 

@@ -7,11 +7,15 @@ text becomes a vector.
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
+
+import numpy as np
 
 from tta.errors import (
     CorruptStore,
@@ -34,6 +38,13 @@ from tta.memory.reading import Reading
 from tta.memory.snapshot import Snapshot, Users, Written, copied, made
 from tta.protocols import Embedder, Weigher
 from tta.types import EVERYONE, Event, EventKind, Learned
+
+_log = logging.getLogger(__name__)
+
+_PROBE = "Where is my parcel?"
+_ALIKE = 0.999
+"""Cosine of one text's vectors below which they are of different embedders: more than batches,
+threads and devices do."""
 
 
 class Memory(Reading):
@@ -130,6 +141,9 @@ class Memory(Reading):
         else:
             # So that a `forget` that was given no index still finds the vectors.
             self._journal.set("index", self._server)
+        renew = self._embedder is not None and self._changed(self._embedder)
+        if renew and self._cache is not None:
+            self._cache.drop()
         self._snapshot = None if self._cache is None else self._cache.read(self._journal)
         if self._snapshot is not None:
             self._seq = self._snapshot.seq
@@ -143,8 +157,40 @@ class Memory(Reading):
         else:
             self._pull()
             self._open_index(self._embedder, flush_every)
+            if renew:
+                self._follower.needed().reset()
             self._follower.begin(renew=self._server is None)
             self._keep()
+
+    def _changed(self, embedder: Embedder) -> bool:
+        """Whether the embedder has the id that it had, and gives other vectors all the same."""
+        now = embedder.embed([_PROBE])[0]
+        told = self._journal.setting("probe")
+        before = {} if told is None else json.loads(told)
+        self._journal.set("probe", json.dumps({embedder.id: [round(float(x), 5) for x in now]}))
+        then = before.get(embedder.id)
+        if then is None or (len(then) == len(now) and float(now @ np.array(then)) > _ALIKE):
+            return False
+        _log.warning(
+            "The embedder %r gives other vectors than before: all are embedded again", embedder.id
+        )
+        return True
+
+    def answered_by(self, model: str) -> None:
+        """The model that answers from now on; a warning when it was another.
+
+        Cases, notes and rules are the user's and stay. What is known of the model's own opinions
+        is forgotten at its first answer in a task; how far it is trusted follows the feedback.
+        """
+        before = self._journal.setting("model")
+        if before is not None and before != model:
+            _log.warning(
+                "This memory was taught with the model %r, and %r answers now: what was taught"
+                " stays, how far the model is trusted will follow the feedback",
+                before,
+                model,
+            )
+        self._journal.set("model", model)
 
     @property
     def _believed(self) -> Snapshot | None:

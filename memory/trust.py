@@ -31,9 +31,11 @@ _GOLDEN = 0.6180339887498949
 
 @dataclass(slots=True)
 class Seen:
-    """What the answers of one task say, without any feedback."""
+    """What the answers of one task say, without any feedback; all but their number is of the
+    `model` that gave the last of them."""
 
     answers: int = 0
+    model: str = ""
     margins: deque[float] = field(default_factory=lambda: deque(maxlen=MARGINS))
     biases: dict[str, Bias] = field(default_factory=dict)
 
@@ -54,6 +56,11 @@ class Trust:
         """Count an answer, how close it was, and what each model's opinion is on average."""
         seen = self.seen.setdefault(task, Seen())
         seen.answers += 1
+        model = str(body.get("model", ""))
+        if model != seen.model:
+            # Means of another model's opinions would be subtracted from this one's.
+            seen.model, seen.biases = model, {}
+            seen.margins.clear()
         margin = body.get("margin")
         if isinstance(margin, float | int):
             seen.margins.append(float(margin))

@@ -21,6 +21,7 @@ from tta.memory.fold import State, apply, fold
 from tta.types import Event, EventKind, Json, Record, RecordKind
 
 ASKED = answered("r1", answer="No idea.")
+PROMOTED: dict[str, Json] = {"request": "a", "text": "b", "users": ["ada", "bob"]}
 
 
 def live(*events: Event, user: str = "ada") -> list[tuple[str, str, str]]:
@@ -252,6 +253,7 @@ def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
         preference(ASKED, "A", "B"),
         note(ASKED, "n"),
         rule("r"),
+        Event(kind=EventKind.PROMOTED, user="team", body={**PROMOTED}),
         undone("c1"),
         Event(kind=EventKind.FORGOTTEN, user="ada"),
     ]
@@ -362,3 +364,15 @@ def test_of_answers_that_are_all_equally_close_the_share_is_worth_asking_about()
         apply(state, alone, WEIGHER)
         asked += state.users["ada"].trust.is_close("t", 1.0, 0.3)
     assert 75 < asked < 115
+
+
+def test_the_opinions_of_another_model_are_not_mixed_with_the_last_ones() -> None:
+    def said(name: str, model: str) -> Event:
+        event = answered(name, experts=("frozen", "kernel"), margin=0.5)
+        return replace(event, body={**event.body, "model": model})
+
+    both = fold([said("r1", "one"), said("r2", "one"), said("r3", "two")], WEIGHER).users["ada"]
+    alone = fold([said("r3", "two")], WEIGHER).users["ada"]
+    assert both.trust.seen["t"].biases == alone.trust.seen["t"].biases
+    assert list(both.trust.seen["t"].margins) == [0.5]
+    assert both.trust.seen["t"].answers == 3

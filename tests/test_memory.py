@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from memories import (
+    WEIGHER,
     answered,
     assert_consistent,
     correction,
@@ -479,7 +480,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
 
 def test_a_newer_memory_is_refused(folder: Path) -> None:
     with Memory.open(folder, embedder=None) as memory:
-        memory._journal.set("format", "2")
+        memory._journal.set("format", "99")
     with pytest.raises(errors.NewerFormat):
         Memory.open(folder, embedder=EMBED)
 
@@ -513,3 +514,61 @@ def test_a_closed_memory_says_so(memory: Memory) -> None:
         memory.record(answered())
     with pytest.raises(errors.StoreClosed):
         memory.sync()
+
+
+class Retrained(HashEmbedder):
+    """Has the id of another embedder, and other vectors."""
+
+    @property
+    def id(self) -> str:
+        return EMBED.id
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return super().embed([f"{text} {text[::-1]}" for text in texts])
+
+
+@pytest.mark.parametrize("snapshot_every", [1, 1000])
+def test_an_embedder_that_changed_under_its_name_embeds_all_again_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture, snapshot_every: int
+) -> None:
+    def opened(embedder: HashEmbedder) -> Memory:
+        return Memory.open(
+            folder, embedder=embedder, weigher=WEIGHER, snapshot_every=snapshot_every
+        )
+
+    with opened(EMBED) as memory:
+        teach(memory)
+    other = Retrained()
+    with caplog.at_level(logging.WARNING, "tta"), opened(other) as memory:
+        found = memory.vectors(memory.records(user="ada"))
+        assert np.array_equal(found[0], other.embed(["question number 1"])[0])
+        assert_consistent(memory)
+    assert "other vectors than before" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "tta"), opened(other) as memory:
+        assert_consistent(memory)
+    assert caplog.text == ""
+
+
+def test_a_memory_of_the_first_format_is_read_and_no_older_tta_opens_it_again(folder: Path) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+        memory._journal.set("format", "1")
+    with Memory.open(folder, embedder=EMBED) as memory:
+        assert near(memory, "question number 1") == ["Ask."]
+        assert memory._journal.setting("format") == "2"
+
+
+def test_another_model_is_told_of_and_what_was_taught_stays(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        memory.answered_by("one")
+        teach(memory)
+    with caplog.at_level(logging.WARNING, "tta"), Memory.open(folder, embedder=EMBED) as memory:
+        memory.answered_by("one")
+        assert caplog.text == ""
+        memory.answered_by("two")
+        assert near(memory, "question number 1") == ["Ask."]
+    assert "'one'" in caplog.text
+    assert "'two'" in caplog.text

@@ -462,6 +462,7 @@ def wrap(
     frozen = _load(model, tokenizer)
     embeds = _embedder(embedder)
     store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture(), cap=cap)
+    store.answered_by(frozen.id if frozen is not None else "")
     # Without a model nothing is shown to one: cases vote, and none is chosen for a prompt.
     shown = DEMONSTRATIONS if frozen is not None else 0
     recaller, names = Recaller(store, embeds, demonstrations=shown), Names(embeds)
