@@ -160,7 +160,7 @@ class Memory(Reading):
             if renew:
                 self._follower.needed().reset()
             self._follower.begin(renew=self._server is None)
-            self._keep()
+        self._keep()
 
     def _changed(self, embedder: Embedder) -> bool:
         """Whether the embedder has the id that it had, and gives other vectors all the same."""
