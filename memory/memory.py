@@ -18,13 +18,10 @@ from types import TracebackType
 import numpy as np
 
 from tta.errors import (
-    CorruptStore,
     InvalidSetting,
-    StoreReadOnly,
     UnknownFeedback,
     WrongUser,
 )
-from tta.memory import database
 from tta.memory.cache import EVERY, Cache
 from tta.memory.chroma import Chroma, is_server
 from tta.memory.events import FEEDBACK, UNDOABLE, check
@@ -32,6 +29,7 @@ from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
+from tta.memory.place import is_there, journal_url
 from tta.memory.policy import CAP
 from tta.memory.promote import agreed
 from tta.memory.reading import Reading
@@ -118,7 +116,7 @@ class Memory(Reading):
         if cap is not None and cap < 1:
             raise InvalidSetting(f"cap must be at least 1, was {cap!r}", value=cap)
         folder = None if where is None or "://" in str(where) else Path(where)
-        journal = Journal.open(_url(where, folder, create))
+        journal = Journal.open(journal_url(where, folder, create=create))
         memory = cls(
             journal,
             embedder=embedder,
@@ -141,7 +139,8 @@ class Memory(Reading):
         else:
             # So that a `forget` that was given no index still finds the vectors.
             self._journal.set("index", self._server)
-        renew = self._embedder is not None and self._changed(self._embedder)
+        kept = self._index_place() is not None
+        renew = kept and self._embedder is not None and self._changed(self._embedder)
         if renew and self._cache is not None:
             self._cache.drop()
         self._snapshot = None if self._cache is None else self._cache.read(self._journal)
@@ -372,7 +371,7 @@ class Memory(Reading):
     def _chroma_for_forgetting(self) -> Iterator[Chroma | None]:
         """Chroma, if vectors lie there and this memory has not opened its index."""
         place = self._index_place()
-        if self._follower.index is not None or place is None or not _is_there(place):
+        if self._follower.index is not None or place is None or not is_there(place):
             yield None
             return
         with closing(Chroma(place)) as chroma:
@@ -478,28 +477,3 @@ def _settled(journal: Journal, cap: int | None) -> int:
     if cap is not None:
         journal.set("cap", str(cap))
     return int(journal.setting("cap") or CAP)
-
-
-def _is_there(place: str | Path) -> bool:
-    return is_server(place) or Path(place).exists()
-
-
-def _url(where: str | Path | None, folder: Path | None, create: bool) -> str:
-    if where is None:
-        return database.IN_MEMORY
-    if folder is None:
-        return str(where)
-    if folder.exists() and not folder.is_dir():
-        raise CorruptStore(f"A memory is a folder, and {folder} is a file", value=str(folder))
-    journal = folder / "journal.sqlite"
-    if not create and not journal.exists():
-        raise CorruptStore(
-            f"There is no memory at {folder}", value=str(folder), hint="Check the path."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise StoreReadOnly(
-            f"The folder {folder} cannot be made ({problem})", value=str(folder)
-        ) from problem
-    return f"sqlite:///{journal.absolute()}"
