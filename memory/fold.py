@@ -14,7 +14,7 @@ from typing import cast
 from tta.memory.events import FEEDBACK
 from tta.memory.trust import Trust
 from tta.protocols import Weigher
-from tta.types import Event, EventKind, Record, RecordKind
+from tta.types import Event, EventKind, Record, RecordKind, Sighting, Sightings
 
 Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""
@@ -35,7 +35,8 @@ class UserState:
     by: dict[tuple[str, RecordKind], dict[str, Record]] = field(default_factory=dict)
     made: dict[str, tuple[Record, ...]] = field(default_factory=dict)
     undone: set[str] = field(default_factory=set)
-    patterns: dict[str, str] = field(default_factory=dict)
+    sightings: Sightings = field(default_factory=Sightings)
+    sighted: set[Sighting] = field(default_factory=set)
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
@@ -90,9 +91,30 @@ def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
 
 def _answered(user: UserState, event: Event) -> Change:
     if pattern := _text(event, "pattern"):
-        user.patterns[pattern] = event.task
+        _sight(user, _sighting(event, pattern))
     user.trust.answered(event.task, event.body)
     return Change(user=event.user, reason="answered")
+
+
+def _sighting(event: Event, pattern: str) -> Sighting:
+    form, width = event.body.get("form"), event.body.get("width")
+    return Sighting(
+        pattern=pattern,
+        task=event.task,
+        bare=bool(event.body.get("bare")),
+        form=form if isinstance(form, str) else None,
+        width=width if isinstance(width, int) else 0,
+    )
+
+
+def _sight(user: UserState, seen: Sighting) -> None:
+    sightings = user.sightings
+    sightings.patterns[seen.pattern] = seen.task
+    if seen in user.sighted:
+        sightings.repeats[seen.bare] = sightings.repeats.get(seen.bare, 0) + 1
+    else:
+        user.sighted.add(seen)
+        sightings.distinct.append(seen)
 
 
 def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:

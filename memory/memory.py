@@ -33,7 +33,7 @@ from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
 from tta.memory.trust import Trust
 from tta.protocols import Embedder, Weigher
-from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Standing
+from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Sightings, Standing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -296,11 +296,11 @@ class Memory:
         found = [record for records in lists for record in records.values()]
         return sorted(found, key=self._follower.rank) if len(lists) > 1 else found
 
-    def patterns(self, *, user: str) -> dict[str, str]:
-        """Each pattern's newest task, oldest pattern first. It grows with the memory, uncopied;
-        after a forgetting it is another object."""
+    def sightings(self, *, user: str) -> Sightings:
+        """Which patterns were answered in which task; see there. It grows with the memory,
+        uncopied."""
         with self._lock:
-            return self._user(user).patterns
+            return self._user(user).sightings
 
     def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
         """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""

@@ -31,7 +31,7 @@ def live(*events: Event, user: str = "ada") -> list[tuple[str, str, str]]:
 
 def test_an_answer_alone_teaches_its_pattern_and_no_record() -> None:
     state = fold([ASKED]).users["ada"]
-    assert state.patterns == {"where is my ...": "t"}
+    assert state.sightings.patterns == {"where is my ...": "t"}
     assert state.records == {}
 
 
@@ -41,7 +41,8 @@ def test_patterns_are_oldest_first_and_know_their_newest_task() -> None:
         answered("r2", pattern="a", task="two"),
         answered("r3", pattern="b", task="three"),
     ]
-    assert list(fold(events).users["ada"].patterns.items()) == [("b", "three"), ("a", "two")]
+    patterns = fold(events).users["ada"].sightings.patterns
+    assert list(patterns.items()) == [("b", "three"), ("a", "two")]
 
 
 def test_a_correction_is_a_case_and_refuses_what_was_said() -> None:

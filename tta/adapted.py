@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -167,6 +168,7 @@ class Adapted:
             if self._parts.model is not None:
                 self._parts.model.forget(user)
             self._parts.banks.forget(user)
+            self._parts.tasks.forget(user)
             return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
@@ -283,7 +285,8 @@ class Adapted:
         self, request: Request, wanted: Output | None
     ) -> tuple[Task, Recall, Packed, Rendered]:
         self._parts.memory.sync()
-        task = self._parts.tasks.infer(request)
+        form, width = _form(wanted)
+        task = self._parts.tasks.infer(request, form=form, width=width)
         recall = self._parts.recaller.recall(request, task)
         return task, recall, *self._compose(request, wanted, recall)
 
@@ -408,6 +411,15 @@ def _embedder(embedder: Embedder | str | None) -> Embedder:
     return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
 
 
+def _form(wanted: Output | None) -> tuple[str, int]:
+    """What names the answers asked for, and how many there are if they are a closed set."""
+    if wanted is None:
+        return "", 0
+    texts = [wanted.grammar] if wanted.choices is None else sorted(set(wanted.choices))
+    digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
+    return digest, len(texts) if wanted.choices is not None else 0
+
+
 def _context(packed: Packed, rendered: Rendered) -> Context:
     return Context(
         messages=packed.messages,
@@ -443,5 +455,8 @@ def _answered(response: Response, decision: Decision, model: Model | None) -> Ev
             "model": model.id if model is not None else "",
             "opinions": decision.opinions,
             "margin": round(decision.margin, 6),
+            "bare": response.task.bare,
+            "form": response.task.form,
+            "width": response.task.width,
         },
     )

@@ -20,6 +20,7 @@ from tta.types import (
     Record,
     RecordKind,
     Request,
+    Sightings,
     Weights,
 )
 
@@ -108,14 +109,11 @@ class Records(Protocol):
         """Everyone of whom anything is known."""
 
 
-class Patterns(Protocol):
-    """The instruction patterns seen so far, each with its task."""
+class Seen(Protocol):
+    """The kinds of requests seen so far, each with its task."""
 
-    def patterns(self, *, user: str) -> dict[str, str]:
-        """The newest task of each pattern, oldest pattern first; only to be read.
-
-        One object as long as patterns only come; another one after a forgetting.
-        """
+    def sightings(self, *, user: str) -> Sightings:
+        """Of one user; see there."""
 
 
 class Ledgers(Protocol):

@@ -104,14 +104,52 @@ class Request:
 class Task:
     """What kind of work the request is.
 
-    `pattern` is the request with its variable spans masked; `similarity` (cosine, -1 to 1) says how
-    near the pattern is to the task it was given to; `new` that the task was opened by this request.
+    `pattern` is the request's instruction with its variable spans masked, or, of a request that is
+    `bare` of one, the whole of it; `similarity` (cosine, -1 to 1) says how near the pattern is to
+    the patterns of the nearest task; `new` that the task was opened by this request, `told` that
+    the caller named it. `posterior` is the probability that the request belongs here, `evidence`
+    the nats by which it speaks for the nearest task against a new one, by what they come from;
+    `rival` is the next likely task.
+    `form` names the answers that are asked for ("" for open ones), `width` how many of them there
+    are when they are a closed set, else 0.
     """
 
     name: str
     pattern: str = ""
     similarity: float = 1.0
     new: bool = False
+    told: bool = False
+    bare: bool = False
+    posterior: float = 1.0
+    evidence: Mapping[str, float] = field(default_factory=dict, hash=False)
+    rival: str = ""
+    form: str = ""
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """That a pattern was answered in a task; what else is said of it is as in `Task`. `form` is
+    None where it was not recorded."""
+
+    pattern: str
+    task: str
+    bare: bool = False
+    form: str | None = None
+    width: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Sightings:
+    """All of one user, only to be read: the newest task of each pattern, oldest pattern first; the
+    distinct ones in their order; how many others there were, by whether they were bare.
+
+    One object as long as there are only more of them; another one after a forgetting.
+    """
+
+    patterns: dict[str, str] = field(default_factory=dict)
+    distinct: list[Sighting] = field(default_factory=list)
+    repeats: dict[bool, int] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------ remembering
@@ -468,7 +506,8 @@ class Event:
     `response` names the answer that feedback is about (for ANSWERED: itself; "" otherwise).
     `body` holds all that a fold needs, so that folding never looks anything up:
 
-    ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin
+    ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin,
+                bare, form, width
     RATING      request, pattern, answer, value, comment
     CORRECTION  request, pattern, answer, text
     EDIT        request, pattern, answer, start, stop, text, result
