@@ -17,6 +17,7 @@ from tta.tasks.table import Asked, Table
 from tta.types import Request, Sightings, Task
 
 _WORD = re.compile(r"[^\W_]+")
+_BLOCK = 256
 _SLUG_WORDS = 4
 _SLUG_CHARACTERS = 40
 
@@ -86,12 +87,7 @@ class TaskInferer:
         followed = self._followed.get(user)
         if followed is None or followed.sightings is not sightings:
             followed = self._followed[user] = _Followed(sightings, Table())
-        news = sightings.distinct[followed.read :]
-        if news:
-            vectors = self._embedder.embed([seen.pattern for seen in news])
-            for seen, vector in zip(news, vectors, strict=True):
-                followed.table.add(seen, vector)
-            followed.read += len(news)
+        followed.catch_up(self._embedder)
         return followed.table
 
 
@@ -100,6 +96,20 @@ class _Followed:
     sightings: Sightings
     table: Table
     read: int = 0
+
+    def catch_up(self, embedder: Embedder) -> None:
+        """Take in what is new, a block at a time: what has settled is not embedded."""
+        distinct = self.sightings.distinct
+        while self.read < len(distinct):
+            block = distinct[self.read : self.read + _BLOCK]
+            wanted = [seen.pattern for seen in block if not self.table.is_settled(seen.task)]
+            vectors = dict(zip(wanted, embedder.embed(wanted), strict=True)) if wanted else {}
+            for seen in block:
+                if self.table.is_settled(seen.task):
+                    self.table.tally(seen)
+                else:
+                    self.table.add(seen, vectors[seen.pattern])
+            self.read += len(block)
 
 
 def slug(pattern: str, taken: Container[str]) -> str:

@@ -47,6 +47,10 @@ LEAST_SPREAD = 0.063
 LEXICAL = 0.4
 """How much of the likeness of instructions is that of their words; of bare content none is."""
 
+SETTLED = 64
+"""As many patterns of one task are read; a task's further ones are only counted, so that a memory
+of very many requests opens as fast as one of few."""
+
 Kind = tuple[bool, bool]
 """(bare, closed): whether there is no instruction, and whether the answers are a closed set."""
 
@@ -165,6 +169,15 @@ class Table:
             rival=rival,
         )
 
+    def is_settled(self, task: str) -> bool:
+        """Whether one more pattern would hardly change what is known of the task's."""
+        row = self.rows.get(task)
+        return row is not None and bool(self.counts[row] >= SETTLED)
+
+    def tally(self, seen: Sighting) -> None:
+        """Count a sighting of a settled task, whose pattern is not read."""
+        self._had(seen.form, self.rows[seen.task])
+
     def add(self, seen: Sighting, vector: FloatArray) -> None:
         """Take in a sighting: it teaches what patterns of one task are like, and of others."""
         asked = Asked(
@@ -276,13 +289,16 @@ class Table:
         self.means[row] += (asked.vector - self.means[row]) / self.counts[row]
         self.total += asked.vector
         self.patterns += 1
-        if asked.form is not None:
-            self.asked[row] += 1
-            self.forms.setdefault(asked.form, Counter())[row] += 1
+        self._had(asked.form, row)
         if asked.bare:
             return
         places = [self._place(word) for word in words(asked.pattern)]
         self.used[places, row] += 1
+
+    def _had(self, form: str | None, row: int) -> None:
+        if form is not None:
+            self.asked[row] += 1
+            self.forms.setdefault(form, Counter())[row] += 1
 
     def _place(self, word: str) -> int:
         place = self.vocabulary.get(word)

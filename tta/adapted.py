@@ -285,7 +285,7 @@ class Adapted:
         self, request: Request, wanted: Output | None
     ) -> tuple[Task, Recall, Packed, Rendered]:
         self._parts.memory.sync()
-        form, width = _form(wanted)
+        form, width = form_of(wanted)
         task = self._parts.tasks.infer(request, form=form, width=width)
         recall = self._parts.recaller.recall(request, task)
         return task, recall, *self._compose(request, wanted, recall)
@@ -411,7 +411,7 @@ def _embedder(embedder: Embedder | str | None) -> Embedder:
     return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
 
 
-def _form(wanted: Output | None) -> tuple[str, int]:
+def form_of(wanted: Output | None) -> tuple[str, int]:
     """What names the answers asked for, and how many there are if they are a closed set."""
     if wanted is None:
         return "", 0
