@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
@@ -299,14 +300,16 @@ def _parts(options: argparse.Namespace, embedder: Embedder) -> dict[str, Callabl
         first, probes = cards[:steps], cards[steps : steps + steps // 3]
         return forgetting(tuple(first), tuple(kinds), tuple(probes), embedder)
 
+    def grouped(stream: Callable[[Path, int, int], Kinds], seed: int) -> Figures:
+        return clustered(stream(data, seed, each), embedder)
+
+    def noted(group: str, seed: int) -> Figures:
+        return intents(clarified(data, seed, group), embedder)
+
     parts: dict[str, Callable[[int], Figures]] = {
-        name: (lambda seed, stream=stream: clustered(stream(data, seed, each), embedder))
-        for name, stream in STREAMS.items()
+        **{name: partial(grouped, stream) for name, stream in STREAMS.items()},
+        **{f"memprompt-{group}": partial(noted, group) for group in GROUPS},
     }
-    for group in GROUPS:
-        parts[f"memprompt-{group}"] = lambda seed, group=group: intents(
-            clarified(data, seed, group), embedder
-        )
     parts["told or not"] = lambda seed: told_or_not(questions(data, seed, steps), embedder)
     parts["forgetting"] = forgotten
     parts["scale"] = lambda seed: at_scale(1_000)
