@@ -28,6 +28,7 @@ class UserState:
 
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
+    `freed` holds by feedback which task is to be held to no form, or is again.
     `ledger` tells by task how cases and rejections came (+1) and went (-1).
     """
 
@@ -41,6 +42,7 @@ class UserState:
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
+    freed: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
     @property
     def has_votes(self) -> bool:
@@ -121,6 +123,8 @@ def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     made = records_of(event)
     user.made[event.id] = made
     removed = _enter(user, made)
+    if event.kind is EventKind.FREED:
+        user.freed[event.id] = (event.task, bool(event.body["free"]))
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     return Change(
         user=event.user, added=made, removed=tuple(removed), reason=_reason(event, made, removed)
@@ -132,6 +136,7 @@ def _undo(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
+    user.freed.pop(feedback, None)
     before, ledger = user.records, user.ledger
     tasks = {record.task for record in user.made.pop(feedback)}
     user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
@@ -266,6 +271,9 @@ _MEANS = {
 
 
 def _reason(event: Event, made: tuple[Record, ...], removed: list[Record]) -> str:
+    if event.kind is EventKind.FREED:
+        held = "no longer held" if event.body["free"] else "held again"
+        return f"open answers of this task are {held} to the form of those accepted"
     if event.kind not in FEEDBACK or not made:
         return "a reward of 0 or an empty answer teaches nothing"
     reason = "; ".join(_MEANS[record.kind] for record in made)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 
 _NOTHING: list[tuple[int, Record]] = []
+_OF_NO_ANSWER = (EventKind.RULE, EventKind.FREED)
 
 
 class Memory:
@@ -162,7 +163,7 @@ class Memory:
         """
         if event.kind not in FEEDBACK:
             raise InvalidSetting("Not a kind of feedback", value=event.kind)
-        if event.kind is not EventKind.RULE and not event.response:
+        if event.kind not in _OF_NO_ANSWER and not event.response:
             raise InvalidSetting("Feedback names the response it is about", value=event)
         check(event)
         with self._lock:
@@ -301,6 +302,12 @@ class Memory:
         uncopied."""
         with self._lock:
             return self._user(user).sightings
+
+    def is_free(self, *, user: str, task: str) -> bool:
+        """Whether the user wants the open answers of a task to be held to no form."""
+        with self._lock:
+            said = [free for name, free in self._user(user).freed.values() if name == task]
+            return bool(said) and said[-1]
 
     def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
         """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""

@@ -32,7 +32,8 @@ from tta.retrieval import (
     default_embedder,
     pack,
 )
-from tta.tasks import TaskInferer
+from tta.taskbook import TaskBook
+from tta.tasks import Profiles, TaskInferer
 from tta.types import (
     ANY_TASK,
     DEFAULT_USER,
@@ -69,6 +70,7 @@ class Parts:
     model: Model | None
     memory: Memory
     tasks: TaskInferer
+    profiles: Profiles
     recaller: Recaller
     banks: Banks
     decider: Decider
@@ -125,11 +127,11 @@ class Adapted:
         )
         wanted = Output.of(output)
         with self._parts.lock:
-            found, recall, packed, rendered = self._prepare(request, wanted)
+            found, held, recall, packed, rendered = self._prepare(request, wanted)
             standing = self._parts.memory.standing(user=request.user, task=found.name)
-            prompts = self._prompts(request, wanted, packed, rendered)
+            prompts = self._prompts(request, held, packed, rendered)
             decision = self._parts.decider.decide(
-                request, found.name, wanted, prompts, recall, standing
+                request, found.name, held, prompts, recall, standing
             )
             context = _context(packed, rendered)
             response = self._respond(request, wanted, found, recall, context, decision, started)
@@ -169,6 +171,7 @@ class Adapted:
                 self._parts.model.forget(user)
             self._parts.banks.forget(user)
             self._parts.tasks.forget(user)
+            self._parts.profiles.forget(user)
             return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
@@ -246,7 +249,7 @@ class Adapted:
             output=output,
         )
         with self._parts.lock:
-            found, recall, packed, rendered = self._prepare(request, Output.of(output))
+            found, _, recall, packed, rendered = self._prepare(request, Output.of(output))
         return Explanation(
             request=request, task=found, recall=recall, context=_context(packed, rendered)
         )
@@ -260,6 +263,11 @@ class Adapted:
     def memory(self) -> Memory:
         """What is remembered: records, events, export."""
         return self._parts.memory
+
+    @property
+    def tasks(self) -> TaskBook:
+        """The tasks of this user, and what is known of each: to be looked at, and edited."""
+        return TaskBook(self._parts.memory, self._parts.profiles, self.user)
 
     def close(self) -> None:
         """Write out and release the memory; the model stays usable."""
@@ -283,12 +291,22 @@ class Adapted:
 
     def _prepare(
         self, request: Request, wanted: Output | None
-    ) -> tuple[Task, Recall, Packed, Rendered]:
+    ) -> tuple[Task, Output | None, Recall, Packed, Rendered]:
+        """With the output that is wanted, or, where none was named, what the task's answers are."""
         self._parts.memory.sync()
         form, width = form_of(wanted)
         task = self._parts.tasks.infer(request, form=form, width=width)
+        held = wanted or self._held(request, task)
         recall = self._parts.recaller.recall(request, task)
-        return task, recall, *self._compose(request, wanted, recall)
+        return task, held, recall, *self._compose(request, held, recall)
+
+    def _held(self, request: Request, task: Task) -> Output | None:
+        if request.output is not None or request.verify is not None:
+            return None
+        profile = TaskBook(self._parts.memory, self._parts.profiles, request.user).profile(
+            task.name
+        )
+        return None if profile.free else Output.of(profile.proposed)
 
     def _compose(
         self, request: Request, wanted: Output | None, recall: Recall
@@ -384,6 +402,7 @@ def wrap(
         model=frozen,
         memory=store,
         tasks=TaskInferer(store, embeds),
+        profiles=Profiles(store),
         recaller=recaller,
         banks=banks,
         decider=Decider(frozen, names, banks),

@@ -116,12 +116,16 @@ class Seen(Protocol):
         """Of one user; see there."""
 
 
-class Ledgers(Protocol):
-    """What closed-form readers learn from: records as they came and went."""
+class Accepted(Protocol):
+    """Records as they came and went."""
 
     def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
         """(+1, record) for each case or rejection that came, (-1, record) for each that went; only
         ever appended to, and a new list after what cannot be told by appending."""
+
+
+class Ledgers(Accepted, Protocol):
+    """What closed-form readers learn from."""
 
     def vectors(self, records: Sequence[Record]) -> FloatArray:
         """Unit vectors of the records' requests, shape (len(records), dim)."""

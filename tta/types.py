@@ -152,6 +152,25 @@ class Sightings:
     repeats: dict[bool, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What is known of a task from the answers that were accepted in it.
+
+    `answers` counts them, the most frequent first; `elsewhere` is the probability (0 to 1) that the
+    next right one is none of these. `form` says what the newest ones have in common ("answers": all
+    are of a closed set), and `proposed` is the `output` that an open request of the task is
+    answered with for that reason, unless `free`: then the user wants none.
+    """
+
+    task: str
+    cases: int = 0
+    answers: Mapping[str, int] = field(default_factory=dict, hash=False)
+    elsewhere: float = 1.0
+    form: str = ""
+    proposed: object = None
+    free: bool = False
+
+
 # ------------------------------------------------------------------------------ remembering
 
 
@@ -495,6 +514,7 @@ class EventKind(StrEnum):
     PREFERENCE = "preference"
     NOTE = "note"
     RULE = "rule"
+    FREED = "freed"
     UNDONE = "undone"
     FORGOTTEN = "forgotten"
 
@@ -514,6 +534,7 @@ class Event:
     PREFERENCE  request, pattern, answer, chosen, rejected
     NOTE        request, pattern, answer, text
     RULE        text
+    FREED       free (whether open answers of the task are held to nothing that was learned)
     UNDONE      feedback
     FORGOTTEN   events (how many were erased)
 
