@@ -363,3 +363,25 @@ def test_of_answers_that_are_all_equally_close_the_share_is_worth_asking_about()
         apply(state, alone, WEIGHER)
         asked += state.users["ada"].trust.is_close("t", 1.0, 0.3)
     assert 75 < asked < 115
+
+
+def test_a_pattern_is_sighted_once_and_its_repeats_are_counted() -> None:
+    sightings = fold([answered(f"r{n}") for n in range(3)]).users["ada"].sightings
+    assert [seen.pattern for seen in sightings.distinct] == ["where is my ..."]
+    assert sightings.repeats == {False: 2}
+
+
+def test_answers_of_an_older_format_are_sighted_without_a_form() -> None:
+    (seen,) = fold([answered()]).users["ada"].sightings.distinct
+    assert (seen.bare, seen.form, seen.width) == (False, None, 0)
+
+
+def freed(id: str, *, free: bool = True) -> Event:
+    return Event(kind=EventKind.FREED, user="ada", task="t", id=id, body={"free": free})
+
+
+def test_the_newest_word_on_a_task_stands_until_it_is_undone() -> None:
+    events = [freed("f1"), freed("f2", free=False)]
+    assert list(fold(events).users["ada"].freed.values()) == [("t", True), ("t", False)]
+    assert list(fold([*events, undone("f2")]).users["ada"].freed.values()) == [("t", True)]
+    assert fold([*events, undone("f1"), undone("f2")]).users["ada"].freed == {}
