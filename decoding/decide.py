@@ -89,7 +89,7 @@ class Decider:
         closed set, and what `verify` raises."""
         if output is None or output.choices is None:
             drawing = Drawing(self._model, self._readers)
-            return _open(drawing, request, output, prompts, recall, standing)
+            return _open(drawing, request, task, output, prompts, recall, standing)
         return self._closed(request, task, output, output.choices, prompts, recall, standing)
 
     def frozen(self, request: Request, output: Output | None, prompt: Prompt) -> Decision:
@@ -194,6 +194,7 @@ def _exactly(mixed: Blend, request: Request, answers: Sequence[str], recall: Rec
 def _open(
     drawing: Drawing,
     request: Request,
+    task: str,
     output: Output | None,
     prompts: Prompts,
     recall: Recall,
@@ -203,8 +204,8 @@ def _open(
     if accepted is not None:
         opinion = alone(EXACT, np.zeros(1))
         return decision([accepted], opinion, Cost(), "accepted for this very request", {})
-    found = drawing.draw(request, output, prompts, recall, leads(standing), standing)
-    opinions, cost = drawing.opinions(request, output, prompts, recall, standing, found)
+    found = drawing.draw(request, task, output, prompts, recall, leads(standing), standing)
+    opinions, cost = drawing.opinions(request, task, output, prompts, recall, standing, found)
     texts = [c.text for c in found.candidates]
     mixed = blend(opinions, standing.weights)
     final = drawing.forced(mixed, request, texts, recall)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tta.decoding.constrain import Output
 from tta.decoding.experts import EXACT, FORCE, FROZEN, RECALLED, is_contender, is_needed, settled
-from tta.decoding.mixture import Blend, without
+from tta.decoding.mixture import Blend, normalise, without
 from tta.errors import InvalidSetting, ModelNeeded
 from tta.protocols import Model, Readers
 from tta.types import Candidate, Cost, Finish, Prompt, Recall, Request, Standing
@@ -24,16 +24,13 @@ if TYPE_CHECKING:
 
 SAME = 0.98
 """Cosine similarity from which two requests count as the same."""
-NEAR = 0.7
-"""Cosine similarity from which the answer to another request may be the answer to this one: whether
-it is, the experts learn."""
-NEAREST = 3
-"""How many such answers join the candidates."""
 RETRY = 4
 """How many more samples are drawn when all drawn so far were refused before."""
 DEFAULT_NEW_TOKENS = 64
 CERTAINTY = "self_certainty"
 """The statistic of a drawn candidate that tells how sure the model was (Kang et al., 2025)."""
+POOLED = ("votes", "all")
+"""The experts with which the model's opinion with memory is pooled, log-linearly."""
 EMPTY = -50.0
 """Log-probability (nats) of an answer without text, which no pass can score."""
 _VETO = -9.0
@@ -84,6 +81,7 @@ class Drawing:
     def draw(
         self,
         request: Request,
+        task: str,
         output: Output | None,
         prompts: BothPrompts,
         recall: Recall,
@@ -109,7 +107,8 @@ class Drawing:
             greedy[other], cost = extra.text, cost + more
             found.setdefault(extra.text, (extra, other))
         ordered = [found[t] for t in dict.fromkeys([*(c.text for c in drawn), *found])]
-        texts = self._known(request, output, recall, set(found))
+        known = self._readers.known(request, task, recall)
+        texts = [t for t in known if t not in found and (output is None or output.accepts(t))]
         remembered = [Candidate(text=t, finish=Finish.RECALLED) for t in texts]
         whole = _whole(output, [*ordered, *((c, None) for c in remembered)])
         return Drawn(
@@ -123,6 +122,7 @@ class Drawing:
     def opinions(
         self,
         request: Request,
+        task: str,
         output: Output | None,
         prompts: BothPrompts,
         recall: Recall,
@@ -134,8 +134,11 @@ class Drawing:
         if len(texts) == 1:
             return {RECALLED if prompts.differ else FROZEN: np.zeros(1)}, Cost()
         opinions, cost = self._likelihoods(request.user, prompts, standing, found, texts)
-        opinions["votes"] = self._readers.votes(texts, recall)
-        opinions["similar"] = self._readers.similar(texts, recall)
+        read = self._readers.judged(request, task, texts, recall)
+        opinions |= read
+        if RECALLED in opinions:
+            own = normalise(opinions[RECALLED])
+            opinions |= {f"{RECALLED}*{name}": own + read[name] for name in POOLED if name in read}
         certain = [c.stats.get(CERTAINTY) for c in found.candidates]
         if all(value is not None for value in certain):
             opinions["certainty"] = np.array(certain, dtype=np.float64)
@@ -184,14 +187,6 @@ class Drawing:
         # Sample i does not depend on how many are drawn, so drawing more only adds to the same.
         drawn, more = self.sample(request, output, prompt, request.n + RETRY)
         return drawn, cost + more, f"{RETRY} more drawn: refused before"
-
-    def _known(
-        self, request: Request, output: Output | None, recall: Recall, drawn: set[str]
-    ) -> list[str]:
-        """Answers accepted for requests near this one that were not drawn."""
-        near = sorted((r for r in recall.cases if r.score >= NEAR), key=lambda r: -r.score)
-        known = list(dict.fromkeys(r.record.answer for r in near))[:NEAREST]
-        return [t for t in known if t not in drawn and (output is None or output.accepts(t))]
 
     def _likelihoods(
         self,

@@ -7,10 +7,10 @@ nothing of weights: all opinions are given, and `decoding.mixture` decides.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +30,25 @@ from tta.retrieval.recall import Recaller
 from tta.types import EVERYONE, Recall, Recalled, Record, RecordKind, Request
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tta.protocols import FloatArray
 
 WIDER = ("kernel.05", "ridge", "all")
 """The experts that are heard of a wider scope than the user's own."""
+RECURRING = ("words", "ridge", "all")
+"""Those heard of open answers, where the task's answers recur."""
+REPEATS = 1 / 3
+"""From this share of accepted answers that were given before, a task's answers recur."""
+NEAR = 0.7
+"""Cosine similarity from which the answer to another request may be the answer to this one: whether
+it is, the experts learn."""
+NEAREST = 3
+"""How many such answers are known."""
+LIKELIEST = 8
+"""How many of the answers that recur."""
+COMMON = 256
+"""From among how many, the most common ones."""
 BANKS = 64
 """How many (scope, task) are kept in RAM; the others are made anew from the memory when asked."""
 _WORD = re.compile(r"\w+|[?!]")
@@ -45,6 +60,7 @@ class Bank:
     def __init__(self, dim: int) -> None:
         self.readers: dict[str, Reader] = readers(dim)
         self._rows: dict[str, int] = {}
+        self._accepted: Counter[str] = Counter()
         # What was corrected is refused for that very request alone. Votes against it changed
         # nothing on BANKING77 (82.0 and 81.8) and cost 1 to 2 points with 20 % wrong labels.
         self._corrected: set[str] = set()
@@ -58,6 +74,21 @@ class Bank:
     def row(self, answer: str) -> int:
         """The row of an answer; a new one is given the next."""
         return self._rows.setdefault(answer, len(self._rows))
+
+    def rows(self, texts: Sequence[str]) -> NDArray[np.intp]:
+        """The rows of texts, shape (K,), without giving any to those that have none: theirs are
+        beyond all that was learned."""
+        new = itertools.count(len(self._rows))
+        known = [self._rows.get(text) for text in texts]
+        return np.array([next(new) if row is None else row for row in known], dtype=np.intp)
+
+    @property
+    def recurring(self) -> tuple[str, ...]:
+        """The answers accepted most often, where the same ones come again and again."""
+        total = self._accepted.total()
+        if total - len(self._accepted) < REPEATS * total:
+            return ()
+        return tuple(answer for answer, _ in self._accepted.most_common(COMMON))
 
     def has_read(self, user: str) -> bool:
         """Whether it holds anything of that user's."""
@@ -78,9 +109,22 @@ class Bank:
             vectors = memory.vectors(records).astype(np.float64)
             self._corrected.update(r.source for r in records if r.kind is RecordKind.CASE)
             for (sign, record), vector in zip(news, vectors, strict=True):
+                if record.kind is RecordKind.CASE:
+                    self._count(record.answer, sign)
                 if record.kind is RecordKind.CASE or record.source not in self._corrected:
                     self._learn(self._lesson(record, vector), sign)
             self._read[user] = (ledger, start + len(news))  # it may have grown since
+
+    def ask(self, question: Question) -> Mapping[str, FloatArray]:
+        """The opinions of all readers; those that pool others come after them."""
+        for name, reader in self.readers.items():
+            question.said[name] = reader.opinion(question)
+        return question.said
+
+    def _count(self, answer: str, sign: int) -> None:
+        self._accepted[answer] += sign
+        if not self._accepted[answer]:
+            del self._accepted[answer]
 
     def _learn(self, lesson: Lesson, sign: int) -> None:
         for reader in self.readers.values():
@@ -125,12 +169,11 @@ class Banks:
 
         def ask(bank: Bank, voters: Voters) -> Mapping[str, FloatArray]:
             rows = np.array([bank.row(answer) for answer in answers], dtype=np.intp)
-            question = Question(
-                vector=vector, words=words, rows=rows, titles=titles, names=names, voters=voters
+            return bank.ask(
+                Question(
+                    vector=vector, words=words, rows=rows, titles=titles, names=names, voters=voters
+                )
             )
-            for name, reader in bank.readers.items():
-                question.said[name] = reader.opinion(question)
-            return question.said
 
         own = self._bank(request.user, self._lender(request.user, task, recall))
         found = {"names": names, **ask(own, voters(answers, recall))}
@@ -149,8 +192,48 @@ class Banks:
             return task
         return max(recall.cases, key=lambda case: case.score).record.task
 
-    def similar(self, texts: Sequence[str], recall: Recall) -> FloatArray:
-        """See the `Readers` protocol: a kernel over requests times the cosine of the answers."""
+    def known(self, request: Request, task: str, recall: Recall) -> Sequence[str]:
+        """See the `Readers` protocol: of near requests, and the likeliest where answers recur."""
+        near = sorted((r for r in recall.cases if r.score >= NEAR), key=lambda r: -r.score)
+        found = list(dict.fromkeys(r.record.answer for r in near))[:NEAREST]
+        bank = self._bank(request.user, self._lender(request.user, task, recall))
+        recurring = bank.recurring
+        if recurring:
+            opinion = self._asked(bank, request, recurring, recall)["all"]
+            found += [recurring[i] for i in np.argsort(-opinion, kind="stable")[:LIKELIEST]]
+        return list(dict.fromkeys(found))
+
+    def judged(
+        self, request: Request, task: str, texts: Sequence[str], recall: Recall
+    ) -> Mapping[str, FloatArray]:
+        """See the `Readers` protocol."""
+        prior = normalised(np.zeros(len(texts)))
+        votes = Kernel(0.05, 1e-2).votes(voters(texts, recall), prior)
+        found = {"votes": votes, "similar": self._similar(texts, recall)}
+        bank = self._bank(request.user, self._lender(request.user, task, recall))
+        if bank.recurring:
+            said = self._asked(bank, request, texts, recall)
+            found |= {name: said[name] for name in RECURRING}
+        return found
+
+    def _asked(
+        self, bank: Bank, request: Request, texts: Sequence[str], recall: Recall
+    ) -> Mapping[str, FloatArray]:
+        """What the readers say of open answers."""
+        vector = self._embedder.embed([request.prompt])[0].astype(np.float64)
+        titles = self._names.vectors(texts, {})
+        question = Question(
+            vector=vector,
+            words=features(request.prompt),
+            rows=bank.rows(texts),
+            titles=titles,
+            names=self._names.of(vector, titles),
+            voters=voters(texts, recall),
+        )
+        return bank.ask(question)
+
+    def _similar(self, texts: Sequence[str], recall: Recall) -> FloatArray:
+        """A kernel over requests times the cosine of the answers."""
         heard = [*((r, 1.0) for r in recall.cases), *((r, -1.0) for r in recall.rejected)]
         if not heard or len(texts) < 2:
             return normalised(np.zeros(len(texts)))
@@ -161,11 +244,6 @@ class Banks:
         # A recalled answer is no more like the others for being one of them: that is its vote.
         likeness[np.array([[text == answer for answer in known] for text in texts])] = 0.0
         return normalised(10 * likeness @ weights / (np.abs(weights).sum() + 1e-3))
-
-    def votes(self, texts: Sequence[str], recall: Recall) -> FloatArray:
-        """See the `Readers` protocol."""
-        prior = normalised(np.zeros(len(texts)))
-        return Kernel(0.05, 1e-2).votes(voters(texts, recall), prior)
 
     def forget(self, user: str) -> None:
         """Let go of what holds texts of a user; other banks stay."""
@@ -211,7 +289,7 @@ def _votes(place: Mapping[str, int], recall: Recall) -> Iterator[tuple[int, floa
 def features(text: str) -> tuple[str, ...]:
     """Words, pairs of them, and the first three; each once."""
     words = ["<", *_WORD.findall(text.lower())]
-    pairs = [f"{a} {b}" for a, b in pairwise(words)]
+    pairs = [f"{a} {b}" for a, b in itertools.pairwise(words)]
     first = [" ".join(words[i : i + 3]) for i in (0, 1) if len(words) >= i + 3]
     return tuple(dict.fromkeys([*words, *pairs, *first]))
 

@@ -105,7 +105,8 @@ def test_the_confidence_in_open_answers_follows_how_often_they_were_right(
     learned = [tiny(f"Tell {n}.", task="other", max_new_tokens=5).good() for n in range(12)]
     sure = tiny("Tell one hundred.", task="other", max_new_tokens=5).confidence
     assert sure > 0.6
-    tiny.undo(learned[0])
+    for each in learned:
+        tiny.undo(each)
     assert tiny("Tell one hundred.", task="other", max_new_tokens=5).confidence < sure
 
 

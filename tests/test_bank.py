@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from tta.memory import Memory
 from tta.retrieval import Banks, Names, Recaller
-from tta.retrieval.bank import BANKS, WIDER
+from tta.retrieval.bank import BANKS, RECURRING, WIDER
 from tta.testing import HashEmbedder
 from tta.types import EVERYONE, Event, Message, Recall, Recalled, Record, Request, Task
 
-Opinions = Mapping[str, NDArray[np.floating[Any]]]
+FloatArray = NDArray[np.floating[Any]]
+Opinions = Mapping[str, FloatArray]
 
 EMBED = HashEmbedder(32)
 ANSWERS = ("amber", "coral", "indigo")
@@ -263,25 +264,57 @@ def heard(*events: Event) -> Recall:
     return found
 
 
+def judged(desk: Desk, texts: list[str], recall: Recall) -> Opinions:
+    """What is said of open answers to the first request."""
+    return desk.banks.judged(request_of(ASKED[0]), "t", texts, recall)
+
+
+def request_of(text: str) -> Request:
+    return Request(messages=(Message(role="user", content=text),), user="ada", task="t")
+
+
+def test_open_answers_that_recur_are_known_for_new_requests_until_they_are_taken_back(
+    desk: Desk,
+) -> None:
+    desk.teach(*(right(i, answer) for i, answer in enumerate(("red", "blue"))))
+    new = request_of("What about something entirely new?")
+    assert desk.banks.known(new, "t", Recall()) == []
+    again = [right(i, answer) for i, answer in enumerate(("red", "blue", "red"), start=2)]
+    desk.teach(*again)
+    assert set(desk.banks.known(new, "t", Recall())) == {"red", "blue"}
+    said = judged(desk, ["never heard", "blue", "red"], Recall())
+    assert {name: said[name].argmax() for name in RECURRING} == dict.fromkeys(RECURRING, 2)
+    for event in again:
+        desk.memory.undo(event.id, user="ada")
+    assert desk.banks.known(new, "t", Recall()) == []
+
+
+def test_a_text_that_is_only_asked_about_gets_no_row(desk: Desk) -> None:
+    desk.teach(*(right(i, answer) for i, answer in enumerate(("red", "red", "red"))))
+    bank = desk.banks._bank("ada", "t")
+    before = bank.row("red")
+    desk.banks.judged(request_of("new"), "t", ["one", "two"], Recall())
+    assert (before, bank.row("first new one")) == (0, 1)
+
+
 def test_an_open_answer_like_an_accepted_one_is_preferred_and_like_a_refused_one_is_not(
     desk: Desk,
 ) -> None:
     recall = heard(right(0, "Ask for the tracking number"))
     texts = ["The tracking number please", "No", "amber alert"]
-    similar = desk.banks.similar(texts, recall)
+    similar = judged(desk, texts, recall)["similar"]
     assert np.exp(similar).sum() == pytest.approx(1)
     assert similar.argmax() == 0
     assert similar.argmin() == 2
-    votes = desk.banks.votes(["No", "amber", "Ask for the tracking number"], recall)
+    votes = judged(desk, ["No", "amber", "Ask for the tracking number"], recall)["votes"]
     assert votes.argmax() == 2
     assert votes[0] == votes[1]  # what was corrected is refused for that request alone
 
 
 def test_without_memory_open_answers_are_all_alike(desk: Desk) -> None:
-    for opinion in (
-        desk.banks.similar(["a", "b"], Recall()),
-        desk.banks.votes(["a", "b"], Recall()),
-    ):
+    found = judged(desk, ["a", "b"], Recall())
+    assert set(found) == {"similar", "votes"}
+    for opinion in found.values():
         np.testing.assert_allclose(np.exp(opinion), 0.5)
 
 
@@ -291,5 +324,5 @@ def test_the_weaker_of_two_refusals_counts_less(desk: Desk) -> None:
         return heard(event).rejected[0]
 
     recall = Recall(rejected=(refusal("yes", -1.0, 1), refusal("no", -0.1, 2)))
-    votes = desk.banks.votes(["yes", "no"], recall)
+    votes = judged(desk, ["yes", "no"], recall)["votes"]
     assert votes[1] > votes[0]

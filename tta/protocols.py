@@ -147,12 +147,16 @@ class Readers(Protocol):
         """Log-probabilities (nats) of a closed set of answers by expert, each of shape
         (len(answers),); "names" is among them and has no memory."""
 
-    def similar(self, texts: Sequence[str], recall: Recall) -> FloatArray:
-        """How near open answers are to what was accepted, less what was refused, for similar
-        requests: log-probabilities, shape (len(texts),)."""
+    def known(self, request: Request, task: str, recall: Recall) -> Sequence[str]:
+        """Open answers that were accepted for other requests and may be the answer to this one."""
 
-    def votes(self, texts: Sequence[str], recall: Recall) -> FloatArray:
-        """Log-probabilities of open answers by the votes of those given word for word."""
+    def judged(
+        self, request: Request, task: str, texts: Sequence[str], recall: Recall
+    ) -> Mapping[str, FloatArray]:
+        """Log-probabilities (nats) of open answers by expert, each of shape (len(texts),):
+        "votes" of those given word for word; "similar", how near they are to what was accepted,
+        less what was refused, for similar requests; and, where the task's answers recur, the
+        experts of closed sets."""
 
 
 class Names(Protocol):
