@@ -36,7 +36,7 @@ from tta.adapted import form_of
 from tta.decoding import Output
 from tta.memory import Memory
 from tta.memory.fold import State, UserState, apply
-from tta.protocols import Embedder
+from tta.protocols import Embedder, Sightings
 from tta.retrieval import Recaller, default_embedder
 from tta.tasks import TaskInferer
 from tta.tasks.split import split
@@ -48,7 +48,6 @@ from tta.types import (
     Json,
     Message,
     Request,
-    Sightings,
     Task,
     new_id,
 )

@@ -13,8 +13,8 @@ from typing import cast
 
 from tta.memory.events import FEEDBACK
 from tta.memory.trust import Trust
-from tta.protocols import Weigher
-from tta.types import Event, EventKind, Record, RecordKind, Sighting, Sightings
+from tta.protocols import Sighting, Sightings, Weigher
+from tta.types import Event, EventKind, Record, RecordKind
 
 Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""

@@ -32,8 +32,8 @@ from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
 from tta.memory.trust import Trust
-from tta.protocols import Embedder, Weigher
-from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Sightings, Standing
+from tta.protocols import Embedder, Sightings, Weigher
+from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Standing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

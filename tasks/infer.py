@@ -11,10 +11,10 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from threading import RLock
 
-from tta.protocols import Embedder, Seen
+from tta.protocols import Embedder, Seen, Sightings
 from tta.tasks.split import split
 from tta.tasks.table import Asked, Table
-from tta.types import Request, Sightings, Task
+from tta.types import Request, Task
 
 _WORD = re.compile(r"[^\W_]+")
 _BLOCK = 256
@@ -47,7 +47,7 @@ class TaskInferer:
         found = split(request.prompt, closed=width > 0)
         plain = Task(name="", pattern=found.pattern, bare=found.bare, form=form, width=width)
         if request.task is not None:
-            return replace(plain, name=request.task, told=True)
+            return replace(plain, name=request.task)
         sightings = self._seen.sightings(user=request.user)
         same = sightings.patterns.get(found.pattern)
         if same is not None:
@@ -79,7 +79,6 @@ class TaskInferer:
             similarity=verdict.similarity,
             posterior=verdict.posterior,
             evidence=verdict.evidence,
-            rival=verdict.rival,
         )
 
     def _table(self, user: str, sightings: Sightings) -> Table:

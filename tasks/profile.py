@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
-from tta.protocols import Accepted
-from tta.types import Choices, Profile, Record, RecordKind, Regex
+from tta.protocols import Accepted, Profile
+from tta.types import Choices, Record, RecordKind, Regex
 
 CONSISTENT = 4
 """After as many accepted answers of one form, and at least two different ones, the next is held to

@@ -13,15 +13,15 @@ one whose requests repeat to the letter makes it higher.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, log, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tta.protocols import Sighting
 from tta.tasks.words import BACKGROUND, expected, words
-from tta.types import Sighting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +120,6 @@ class Verdict:
     posterior: float
     similarity: float
     evidence: Mapping[str, float]
-    rival: str
 
 
 @dataclass(slots=True)
@@ -150,23 +149,22 @@ class Table:
         """Which task a request belongs to; nothing is changed. `repeats`: how often a pattern, by
         whether it is bare, came again to the letter."""
         if not self.names:
-            return Verdict(task=None, posterior=1.0, similarity=-1.0, evidence={}, rival="")
+            return Verdict(task=None, posterior=1.0, similarity=-1.0, evidence={})
         likeness, cosines = self._likeness(asked)
         pattern = self._by_pattern(likeness, asked.kind, repeats)
         form = self._by_form(asked)
         nats = pattern + form
-        best, second = _two_best(nats)
+        # The newest of equals.
+        best = len(nats) - 1 - int(nats[::-1].argmax())
         # Of all tasks and a new one, each as probable as the others before the request is read.
         top = max(0.0, float(nats[best]))
         sums = exp(-top) + float(np.exp(nats - top).sum())
         known = nats[best] > 0
-        rival = self.names[best] if not known else self.names[second] if second >= 0 else ""
         return Verdict(
             task=self.names[best] if known else None,
             posterior=exp((float(nats[best]) if known else 0.0) - top) / sums,
             similarity=min(1.0, float(cosines.max())),
             evidence={"pattern": float(pattern[best]), "form": float(form[best])},
-            rival=rival,
         )
 
     def is_settled(self, task: str) -> bool:
@@ -312,9 +310,3 @@ class Table:
 
 def _doubled(part: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([part, np.zeros_like(part)])
-
-
-def _two_best(nats: FloatArray) -> tuple[int, int]:
-    """The place of the greatest (the newest of equals), and of the next, -1 if there is none."""
-    order: Sequence[int] = np.argsort(nats, kind="stable")[::-1][:2].tolist()
-    return order[0], order[1] if len(order) > 1 else -1

@@ -253,6 +253,7 @@ def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
         preference(ASKED, "A", "B"),
         note(ASKED, "n"),
         rule("r"),
+        freed("f"),
         undone("c1"),
         Event(kind=EventKind.FORGOTTEN, user="ada"),
     ]

@@ -7,17 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Protocol
 
-from tta.memory import Memory
-from tta.tasks import Profiles
-from tta.types import Event, EventKind, Learned, Profile
+from tta.protocols import Profile, Profiled, Seen
+from tta.types import Event, EventKind, Learned
+
+
+class Taught(Seen, Protocol):
+    """A memory: what was seen, and what the user said of a task."""
+
+    def is_free(self, *, user: str, task: str) -> bool:
+        """Whether the user wants the open answers of a task to be held to no form."""
+
+    def learn(self, event: Event) -> Learned:
+        """Keep an event durably."""
 
 
 class TaskBook(Mapping[str, Profile]):
     """Each task that was answered or taught, with what is known of it: a mapping by name, in the
     order in which they came."""
 
-    def __init__(self, memory: Memory, profiles: Profiles, user: str) -> None:
+    def __init__(self, memory: Taught, profiles: Profiled, user: str) -> None:
         self._memory, self._profiles, self._user = memory, profiles, user
 
     def __iter__(self) -> Iterator[str]:

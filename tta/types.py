@@ -104,71 +104,21 @@ class Request:
 class Task:
     """What kind of work the request is.
 
-    `pattern` is the request's instruction with its variable spans masked, or, of a request that is
-    `bare` of one, the whole of it; `similarity` (cosine, -1 to 1) says how near the pattern is to
-    the patterns of the nearest task; `new` that the task was opened by this request, `told` that
-    the caller named it. `posterior` is the probability that the request belongs here, `evidence`
-    the nats by which it speaks for the nearest task against a new one, by what they come from;
-    `rival` is the next likely task.
-    `form` names the answers that are asked for ("" for open ones), `width` how many of them there
-    are when they are a closed set, else 0.
+    `pattern`: the instruction, variable spans masked, or all of a request that is `bare` of one.
+    `similarity` (cosine, -1 to 1): to the nearest task's. `posterior`: how probably it belongs to
+    `name`; `evidence`: nats for the nearest task against a new one. `form` names the answers that
+    are asked for, `width` counts those of a closed set, else 0.
     """
 
     name: str
     pattern: str = ""
     similarity: float = 1.0
     new: bool = False
-    told: bool = False
     bare: bool = False
     posterior: float = 1.0
     evidence: Mapping[str, float] = field(default_factory=dict, hash=False)
-    rival: str = ""
     form: str = ""
     width: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """That a pattern was answered in a task; what else is said of it is as in `Task`. `form` is
-    None where it was not recorded."""
-
-    pattern: str
-    task: str
-    bare: bool = False
-    form: str | None = None
-    width: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Sightings:
-    """All of one user, only to be read: the newest task of each pattern, oldest pattern first; the
-    distinct ones in their order; how many others there were, by whether they were bare.
-
-    One object as long as there are only more of them; another one after a forgetting.
-    """
-
-    patterns: dict[str, str] = field(default_factory=dict)
-    distinct: list[Sighting] = field(default_factory=list)
-    repeats: dict[bool, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """What is known of a task from the answers that were accepted in it.
-
-    `answers` counts them, the most frequent first; `elsewhere` is the probability (0 to 1) that the
-    next right one is none of these. `form` says what the newest ones have in common ("answers": all
-    are of a closed set), and `proposed` is the `output` that an open request of the task is
-    answered with for that reason, unless `free`: then the user wants none.
-    """
-
-    task: str
-    cases: int = 0
-    answers: Mapping[str, int] = field(default_factory=dict, hash=False)
-    elsewhere: float = 1.0
-    form: str = ""
-    proposed: object = None
-    free: bool = False
 
 
 # ------------------------------------------------------------------------------ remembering
