@@ -32,12 +32,12 @@ from sklearn.metrics import (
 
 import tta
 from benchmarks.kinds import STREAMS, Asked, Kinds, clarified, questions
-from tta.adapted import form_of
 from tta.decoding import Output
 from tta.memory import Memory
 from tta.memory.fold import State, UserState, apply
 from tta.protocols import Embedder, Sightings
 from tta.retrieval import Recaller, default_embedder
+from tta.step import form_of
 from tta.tasks import TaskInferer
 from tta.tasks.split import split
 from tta.testing import HashEmbedder

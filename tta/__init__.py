@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tta.errors import TTAError as TTAError
     from tta.micro import bundled as bundled
     from tta.response import Response as Response
+    from tta.stream import Stream as Stream
     from tta.types import EVERYONE as EVERYONE
     from tta.types import Choices as Choices
     from tta.types import Correction as Correction
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     from tta.types import Grammar as Grammar
     from tta.types import Health as Health
     from tta.types import Learned as Learned
+    from tta.types import Meaning as Meaning
     from tta.types import Message as Message
     from tta.types import Note as Note
     from tta.types import Preference as Preference
     from tta.types import Rating as Rating
     from tta.types import Regex as Regex
     from tta.types import Rule as Rule
+    from tta.types import Steps as Steps
+    from tta.types import UpTo as UpTo
 
 _HOME = {
     "Adapted": "tta.adapted",
@@ -47,6 +51,7 @@ _HOME = {
     "Grammar": "tta.types",
     "Health": "tta.types",
     "Learned": "tta.types",
+    "Meaning": "tta.types",
     "Message": "tta.types",
     "Note": "tta.types",
     "Preference": "tta.types",
@@ -54,7 +59,10 @@ _HOME = {
     "Regex": "tta.types",
     "Response": "tta.response",
     "Rule": "tta.types",
+    "Steps": "tta.types",
+    "Stream": "tta.stream",
     "TTAError": "tta.errors",
+    "UpTo": "tta.types",
     "bundled": "tta.micro",
     "wrap": "tta.adapted",
 }

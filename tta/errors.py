@@ -20,11 +20,15 @@ TTAError
 │   ├── NewerFormat                   written by a newer tta
 │   ├── CorruptStore                  not a tta memory, or damaged
 │   └── IndexInUse                    the embedded index belongs to another process
-└── ModelError (RuntimeError)         the frozen model or its embedder
-    ├── ModelNotFound                 nothing loadable under that id or path
-    ├── ModelNeeded                   an open answer was asked of `wrap(None)`
-    ├── UnsupportedModel              e.g. an encoder-decoder
-    └── MissingExtra                  an optional package is not installed
+├── StreamClosed (RuntimeError)       it was closed before its answer was complete
+├── ModelError (RuntimeError)         the frozen model or its embedder
+│   ├── ModelNotFound                 nothing loadable under that id or path
+│   ├── ModelNeeded                   an open answer was asked of `wrap(None)`
+│   ├── UnsupportedModel              e.g. an encoder-decoder
+│   └── MissingExtra                  an optional package is not installed
+└── VerifierError (RuntimeError)      `verify=` gave no judgement; `value` is what it was asked
+    ├── VerifierFailed                it raised
+    └── VerifierTimeout               it took longer than `verify_seconds`
 """
 
 from __future__ import annotations
@@ -128,6 +132,10 @@ class IndexInUse(StoreError):
     """Chroma's embedded index serves one process at a time."""
 
 
+class StreamClosed(TTAError, RuntimeError):
+    """The stream was closed, or failed, before its answer was complete."""
+
+
 class ModelError(TTAError, RuntimeError):
     """The frozen model, its tokenizer or the embedder."""
 
@@ -146,3 +154,15 @@ class UnsupportedModel(ModelError):
 
 class MissingExtra(ModelError):
     """An optional package is not installed; `value` names the extra."""
+
+
+class VerifierError(TTAError, RuntimeError):
+    """`verify=` gave no judgement; `value` is the answer's value that it was asked about."""
+
+
+class VerifierFailed(VerifierError):
+    """It raised (see `__cause__`)."""
+
+
+class VerifierTimeout(VerifierError):
+    """It took longer than `verify_seconds`."""

@@ -5,7 +5,7 @@ Arrays: `FloatArray` is a numpy float array; vectors have unit length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from tta.types import (
     Record,
     RecordKind,
     Request,
+    Steps,
     Weights,
 )
 
@@ -52,6 +53,17 @@ class Tokenizer(Protocol):
         """How many tokens `text` takes, special tokens not counted."""
 
 
+class Watch(Protocol):
+    """Looks on while samples are drawn, and says when there are enough."""
+
+    def over(self, candidate: Candidate) -> bool:
+        """The next sample, in their order, is over. Whether it was the last that is wanted."""
+
+    def more(self, cost: Cost) -> int:
+        """All that were begun are over; how many to begin next (0: enough). `cost` is of what was
+        drawn last, without the prompt."""
+
+
 class Model(Protocol):
     """A frozen causal language model behind its chat template."""
 
@@ -76,11 +88,42 @@ class Model(Protocol):
         seed: int,
         output: object = None,
         scope: str | None = None,
+        watch: Watch | None = None,
+        halving: bool = False,
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """`n` candidates: the first is greedy, the others sampled by (seed, sample, step).
 
+        With `watch`, `n` is how many are begun at first; it says how it goes on, and what it does
+        not want is given up and left out. `halving`: so is, at an eighth, a quarter and a half of
+        `max_new_tokens`, the less confident half of the samples still running.
+
         With a `scope`, what was run for it before may be continued, and is never seen by others.
         """
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+    ) -> Generator[str, None, tuple[Candidate, Cost]]:
+        """The text of the first candidate in pieces, as it is drawn; returns the candidate."""
+
+    def search(
+        self,
+        prompt: Prompt,
+        steps: Steps,
+        judge: Callable[[tuple[str, ...]], float],
+        *,
+        n: int,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+    ) -> tuple[tuple[Candidate, ...], Cost, str]:
+        """`n` candidates whose every step `judge` (0 to 1) accepts, and why the search ended."""
 
     def choose(
         self, prompt: Prompt, answers: Sequence[str], *, scope: str | None = None
@@ -190,6 +233,9 @@ class Readers(Protocol):
     ) -> Mapping[str, FloatArray]:
         """Log-probabilities (nats) of a closed set of answers by expert, each of shape
         (len(answers),); "names" is among them and has no memory."""
+
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors of texts, shape (len(texts), dim): those of one meaning are near."""
 
     def known(self, request: Request, task: str, recall: Recall) -> Sequence[str]:
         """Open answers that were accepted for other requests and may be the answer to this one."""

@@ -47,6 +47,11 @@ class TaskBook(Mapping[str, Profile]):
         found = self._profiles.of(self._user, task)
         return replace(found, free=self._memory.is_free(user=self._user, task=task))
 
+    def held(self, task: str) -> object | None:
+        """What open answers of a task are held to: an `output`, or None."""
+        profile = self.profile(task)
+        return None if profile.free else profile.proposed
+
     def patterns(self, task: str) -> tuple[str, ...]:
         """The instructions that were taken for this task, oldest first."""
         known = self._memory.sightings(user=self._user).patterns
