@@ -22,6 +22,7 @@ FEEDBACK = frozenset(
         EventKind.PREFERENCE,
         EventKind.NOTE,
         EventKind.RULE,
+        EventKind.FREED,
     }
 )
 """The kinds that can be learned from, and undone."""
@@ -37,6 +38,7 @@ _TEXTS = {
     EventKind.NOTE: ("pattern", "text"),
     EventKind.RULE: ("text",),
     EventKind.PROMOTED: ("request", "text"),
+    EventKind.FREED: (),
     EventKind.UNDONE: ("feedback",),
     EventKind.FORGOTTEN: (),
 }
@@ -120,6 +122,8 @@ def check(event: Event) -> None:
             raise InvalidText(f"The {name} of a {event.kind} is empty", value=text)
     if event.kind is EventKind.ANSWERED and event.response != event.id:
         raise InvalidSetting("An answer's event has the response's id", value=event.response)
+    if event.kind is EventKind.FREED and not isinstance(event.body.get("free"), bool):
+        raise InvalidSetting("A task is held to its form or not", value=event.body.get("free"))
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
     if event.kind is EventKind.PROMOTED:

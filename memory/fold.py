@@ -15,7 +15,7 @@ from typing import cast
 from tta.memory.events import promoters
 from tta.memory.policy import CAP, Kept, normalised
 from tta.memory.trust import Trust
-from tta.protocols import Weigher
+from tta.protocols import Sighting, Sightings, Weigher
 from tta.types import Event, EventKind, Record, RecordKind
 
 Slot = tuple[str, ...]
@@ -31,6 +31,7 @@ class UserState:
 
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
+    `freed` holds by feedback which task is to be held to no form, or is again.
     `ledger` tells by task how cases and rejections came (+1) and went (-1). `ranks` numbers the
     feedback, in its order, whatever was forgotten between. `past` holds what is no longer recalled
     because there was more than the cap; it is still in the ledger: sums of it know more, and cost
@@ -43,7 +44,8 @@ class UserState:
     by: dict[tuple[str, RecordKind], dict[str, Record]] = field(default_factory=dict)
     made: dict[str, tuple[Record, ...]] = field(default_factory=dict)
     undone: set[str] = field(default_factory=set)
-    patterns: dict[str, str] = field(default_factory=dict)
+    sightings: Sightings = field(default_factory=Sightings)
+    sighted: set[Sighting] = field(default_factory=set)
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class UserState:
     repeated: dict[str, int] = field(default_factory=dict)
     promoted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
+    freed: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
     @property
     def has_votes(self) -> bool:
@@ -129,9 +132,30 @@ def _forget(state: State, name: str) -> Change:
 
 def _answered(user: UserState, event: Event) -> Change:
     if pattern := _text(event, "pattern"):
-        user.patterns[pattern] = event.task
+        _sight(user, _sighting(event, pattern))
     user.trust.answered(event.task, event.body)
     return Change(user=event.user, reason="answered")
+
+
+def _sighting(event: Event, pattern: str) -> Sighting:
+    form, width = event.body.get("form"), event.body.get("width")
+    return Sighting(
+        pattern=pattern,
+        task=event.task,
+        bare=bool(event.body.get("bare")),
+        form=form if isinstance(form, str) else None,
+        width=width if isinstance(width, int) else 0,
+    )
+
+
+def _sight(user: UserState, seen: Sighting) -> None:
+    sightings = user.sightings
+    sightings.patterns[seen.pattern] = seen.task
+    if seen in user.sighted:
+        sightings.repeats[seen.bare] = sightings.repeats.get(seen.bare, 0) + 1
+    else:
+        user.sighted.add(seen)
+        sightings.distinct.append(seen)
 
 
 def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
@@ -140,6 +164,8 @@ def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> 
     user.made[event.id] = made
     if event.kind is EventKind.PROMOTED:
         user.promoted[event.id] = tuple(promoters(event))
+    if event.kind is EventKind.FREED:
+        user.freed[event.id] = (event.task, bool(event.body["free"]))
     removed, passed = _enter(user, made, cap)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     return Change(
@@ -156,6 +182,7 @@ def _undo(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> C
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
+    user.freed.pop(feedback, None)
     reason = "undone: as if this feedback had never been given"
     change = _retract(user, event.user, [feedback], cap, reason)
     user.trust.undo(feedback, weigher)
@@ -343,6 +370,9 @@ _MEANS = {
 
 
 def _reason(event: Event, made: tuple[Record, ...], removed: list[Record]) -> str:
+    if event.kind is EventKind.FREED:
+        held = "no longer held" if event.body["free"] else "held again"
+        return f"open answers of this task are {held} to the form of those accepted"
     if not made:
         return "a reward of 0 or an empty answer teaches nothing"
     reason = "; ".join(_MEANS[record.kind] for record in made)

@@ -45,6 +45,9 @@ _ALIKE = 0.999
 threads and devices do."""
 
 
+_OF_NO_ANSWER = (EventKind.RULE, EventKind.FREED)
+
+
 class Memory(Reading):
     """Records and patterns of any number of users. Every method may be called from any thread.
 
@@ -268,7 +271,7 @@ class Memory(Reading):
         """
         if event.kind not in FEEDBACK:
             raise InvalidSetting("Not a kind of feedback", value=event.kind)
-        if event.kind is not EventKind.RULE and not event.response:
+        if event.kind not in _OF_NO_ANSWER and not event.response:
             raise InvalidSetting("Feedback names the response it is about", value=event)
         check(event)
         with self._lock:

@@ -18,7 +18,7 @@ from tta.memory.follow import Follower
 from tta.memory.journal import Journal
 from tta.memory.trust import Trust
 from tta.memory.view import Contradiction, Coverage, clean, contradictions, coverage
-from tta.protocols import Weigher
+from tta.protocols import Sightings, Weigher
 from tta.types import ANY_TASK, DEFAULT_USER, Event, Json, Record, RecordKind, Standing
 
 if TYPE_CHECKING:
@@ -85,11 +85,17 @@ class Reading:
         found = [record for records in lists for record in records.values()]
         return sorted(found, key=self._follower.rank) if len(lists) > 1 else found
 
-    def patterns(self, *, user: str) -> dict[str, str]:
-        """Each pattern's newest task, oldest pattern first. It grows with the memory, uncopied;
-        after a forgetting it is another object."""
+    def sightings(self, *, user: str) -> Sightings:
+        """Which patterns were answered in which task; see there. It grows with the memory,
+        uncopied."""
         with self._lock:
-            return self._user(user).patterns
+            return self._user(user).sightings
+
+    def is_free(self, *, user: str, task: str) -> bool:
+        """Whether the user wants the open answers of a task to be held to no form."""
+        with self._lock:
+            said = [free for name, free in self._user(user).freed.values() if name == task]
+            return bool(said) and said[-1]
 
     def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
         """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
 _MAGIC = b"tta snapshot 1\n\0"
 _TAIL = struct.Struct("<QQI")
-_OWN = ("tta.types", "tta.standing", "tta.memory.fold", "tta.memory.policy", "tta.memory.trust")
+_OWN = (
+    "tta.types",
+    "tta.standing",
+    "tta.protocols",
+    "tta.memory.fold",
+    "tta.memory.policy",
+    "tta.memory.trust",
+)
 
 
 class Held(NamedTuple):

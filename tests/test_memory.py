@@ -23,7 +23,7 @@ from memories import (
 
 from tta import errors
 from tta.memory import Memory
-from tta.protocols import Patterns, Records
+from tta.protocols import Records, Seen
 from tta.testing import HashEmbedder
 from tta.types import Event, EventKind, RecordKind
 
@@ -63,9 +63,9 @@ def near(memory: Memory, text: str, *, user: str = "ada", k: int = 1) -> list[st
 
 def test_it_is_what_the_step_asks_for(memory: Memory) -> None:
     records: Records = memory
-    patterns: Patterns = memory
+    seen: Seen = memory
     assert list(records.records(user="ada")) == []
-    assert dict(patterns.patterns(user="ada")) == {}
+    assert seen.sightings(user="ada").patterns == {}
 
 
 def test_a_correction_is_found_at_once(memory: Memory) -> None:
@@ -273,13 +273,13 @@ def test_vectors_need_an_embedder(folder: Path) -> None:
 
 def test_patterns_are_one_object_until_the_user_is_forgotten(memory: Memory) -> None:
     teach(memory, 1)
-    before = memory.patterns(user="ada")
+    before = memory.sightings(user="ada")
     teach(memory, 2)
     memory.undo("c-ada1", user="ada")
-    assert memory.patterns(user="ada") is before
+    assert memory.sightings(user="ada") is before
     memory.forget("ada")
     teach(memory, 3)
-    assert memory.patterns(user="ada") is not before
+    assert memory.sightings(user="ada") is not before
 
 
 def test_forgetting_leaves_no_text_and_no_vector(folder: Path) -> None:
@@ -319,10 +319,10 @@ def test_all_is_there_after_reopening(folder: Path) -> None:
         about = teach(memory)
         memory.learn(note(about, "a note"))
         memory.learn(rule("Be brief."))
-        state, patterns = memory.state, memory.patterns(user="ada")
+        state, patterns = memory.state, memory.sightings(user="ada")
     with Memory.open(str(folder), embedder=EMBED, create=False) as memory:
         assert memory.state == state
-        assert memory.patterns(user="ada") == patterns
+        assert memory.sightings(user="ada") == patterns
         assert near(memory, "question number 1") == ["Ask."]
         assert_consistent(memory)
 

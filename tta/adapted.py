@@ -40,9 +40,10 @@ from tta.retrieval import (
     default_embedder,
     pack,
 )
-from tta.step import Asked, Parts, answered, context_of, respond, with_testimony
+from tta.step import Asked, Parts, answered, context_of, held, infer, respond, with_testimony
 from tta.stream import Stream
-from tta.tasks import TaskInferer
+from tta.taskbook import TaskBook
+from tta.tasks import Profiles, TaskInferer
 from tta.types import (
     ANY_TASK,
     DEFAULT_USER,
@@ -213,10 +214,7 @@ class Adapted:
         """Erase all that is kept of `user`, texts and vectors; returns how many events that was."""
         check_user(user)
         with self._parts.lock:
-            if self._parts.model is not None:
-                self._parts.model.forget(user)
-            self._parts.banks.forget(user)
-            self._parts.forgotten[user] += 1
+            self._parts.forget(user)
             return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
@@ -302,7 +300,7 @@ class Adapted:
             output=output,
         )
         with self._parts.lock:
-            found, recall, packed, rendered = self._prepare(request, Output.of(output))
+            found, _, recall, packed, rendered = self._prepare(request, Output.of(output))
         return Explanation(
             request=request, task=found, recall=recall, context=context_of(packed, rendered)
         )
@@ -316,6 +314,11 @@ class Adapted:
     def memory(self) -> Memory:
         """What is remembered: records, events, export."""
         return self._parts.memory
+
+    @property
+    def tasks(self) -> TaskBook:
+        """The tasks of this user, and what is known of each: to be looked at, and edited."""
+        return TaskBook(self._parts.memory, self._parts.profiles, self.user)
 
     def close(self) -> None:
         """Write out and release the memory; the model stays usable."""
@@ -377,7 +380,7 @@ class Adapted:
         return response
 
     def _asked(self, request: Request, wanted: Output | None) -> Asked:
-        found, recall, packed, rendered = self._prepare(request, wanted)
+        found, wanted, recall, packed, rendered = self._prepare(request, wanted)
         return Asked(
             request=request,
             wanted=wanted,
@@ -400,11 +403,12 @@ class Adapted:
 
     def _prepare(
         self, request: Request, wanted: Output | None
-    ) -> tuple[Task, Recall, Packed, Rendered]:
+    ) -> tuple[Task, Output | None, Recall, Packed, Rendered]:
         self._parts.memory.sync()
-        task = self._parts.tasks.infer(request)
+        task = infer(self._parts, request, wanted)
+        wanted = wanted or held(self._parts, request, task)
         recall = self._parts.recaller.recall(request, task)
-        return task, recall, *self._compose(request, wanted, recall)
+        return task, wanted, recall, *self._compose(request, wanted, recall)
 
     def _compose(
         self, request: Request, wanted: Output | None, recall: Recall
@@ -471,6 +475,7 @@ def wrap(
         model=frozen,
         memory=store,
         tasks=TaskInferer(store, embeds),
+        profiles=Profiles(store),
         recaller=recaller,
         banks=banks,
         decider=Decider(frozen, names, banks),
