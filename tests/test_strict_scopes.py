@@ -100,7 +100,7 @@ class Actor:
         self.both(lambda memory: memory.records(user=self.user, task=task, kind=kind))
         self.both(lambda memory: memory.standing(user=self.user, task=task))
         self.both(lambda memory: memory.ledger(user=self.user, task=task))
-        self.both(lambda memory: memory.patterns(user=self.user))
+        self.both(lambda memory: memory.sightings(user=self.user).patterns)
 
     def compare_all(self) -> None:
         """What there is no time for at every step."""
