@@ -39,7 +39,8 @@ def profile(task: str, accepted: Mapping[str, int], newest: Sequence[str]) -> Pr
     elsewhere = min(1.0, (once + 1) / (cases + 1))
     answers = tuple(sorted(accepted))
     closed = cases >= CLOSED_FROM and elsewhere <= ELSEWHERE and 1 < len(answers) <= MOST
-    form, proposed = ("", None)
+    form = ""
+    proposed: object = None
     if closed:
         form, proposed = "answers", Choices(answers=answers)
     elif len(newest) >= CONSISTENT:
