@@ -113,9 +113,9 @@ class Meanings:
 
 
 def _canonical(value: object) -> str:
-    from pydantic_core import to_jsonable_python
+    from pydantic import TypeAdapter
 
-    plain = to_jsonable_python(value, fallback=repr)
+    plain = TypeAdapter(object).dump_python(value, mode="json", fallback=repr)
     return json.dumps(plain, sort_keys=True, ensure_ascii=False)
 
 
