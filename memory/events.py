@@ -25,6 +25,8 @@ FEEDBACK = frozenset(
     }
 )
 """The kinds that can be learned from, and undone."""
+LEARNED = FEEDBACK | {EventKind.READ}
+"""Those, and documents: a newer reading takes the older one's place."""
 
 _TEXTS = {
     EventKind.ANSWERED: ("request", "pattern", "answer"),
@@ -34,10 +36,11 @@ _TEXTS = {
     EventKind.PREFERENCE: ("request", "chosen", "rejected"),
     EventKind.NOTE: ("pattern", "text"),
     EventKind.RULE: ("text",),
+    EventKind.READ: ("document", "digest"),
     EventKind.UNDONE: ("feedback",),
     EventKind.FORGOTTEN: (),
 }
-_NEVER_EMPTY = frozenset({"text", "result", "chosen"})
+_NEVER_EMPTY = frozenset({"text", "result", "chosen", "document"})
 
 
 def to_dict(event: Event) -> dict[str, Json]:
@@ -119,6 +122,8 @@ def check(event: Event) -> None:
         raise InvalidSetting("An answer's event has the response's id", value=event.response)
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
+    if event.kind is EventKind.READ:
+        _check_passages(event.body.get("passages"))
     for name, is_readable in _WEIGHED.items():
         said = event.body.get(name)
         if said and not _can(is_readable, said):
@@ -157,6 +162,14 @@ def _check_reward(value: object) -> None:
         raise InvalidSetting("A reward is a number from -1 to 1", value=value)
 
 
+def _check_passages(passages: object) -> None:
+    listed = isinstance(passages, Sequence) and not isinstance(passages, str)
+    if not listed or not all(isinstance(text, str) and text.strip() for text in passages):
+        raise InvalidSetting(
+            "The passages of a document are texts that are not empty", value=passages
+        )
+
+
 def _can(is_readable: Callable[[Any], bool], said: object) -> bool:
     """Whether it is; what has not even the parts to look at is not."""
     try:
@@ -193,9 +206,14 @@ def _instead(said: Any) -> bool:  # noqa: ANN401
     return all(isinstance(answer, str) and 0 <= p <= 1 for answer, p in said.items())
 
 
+def _cited(said: Any) -> bool:  # noqa: ANN401
+    return all(isinstance(passage, str) and -1 <= right <= 1 for passage, right in said.items())
+
+
 _WEIGHED: dict[str, Callable[[Any], bool]] = {
     "heard": _heard,
     "opinions": _opinions,
     "instead": _instead,
+    "cited": _cited,
 }
 """Fields that only some events have, and how to tell that a fold can read them."""

@@ -7,8 +7,9 @@ Which record replaces which is decided here and nowhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import cast
 
 from tta.memory.events import FEEDBACK
@@ -28,7 +29,8 @@ class UserState:
 
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
-    `ledger` tells by task how cases and rejections came (+1) and went (-1).
+    `ledger` tells by task how cases and rejections came (+1) and went (-1). `documents` tells of
+    each by name the event of its last reading, and the digest of what was read.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class UserState:
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
+    documents: dict[str, tuple[str, str]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
 
     @property
@@ -85,6 +88,8 @@ def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
         return _answered(user, event)
     if event.kind is EventKind.UNDONE:
         return _undo(user, event, weigher)
+    if event.kind is EventKind.READ:
+        return _read(user, event, weigher)
     return _learn(user, event, weigher)
 
 
@@ -100,9 +105,23 @@ def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     user.made[event.id] = made
     removed = _enter(user, made)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
+    user.trust.cite(event.id, event.task, event.body.get("cited"))
     return Change(
         user=event.user, added=made, removed=tuple(removed), reason=_reason(event, made, removed)
     )
+
+
+def _read(user: UserState, event: Event, weigher: Weigher | None) -> Change:
+    """A document as it is now: what was read of it before goes."""
+    name, digest = _text(event, "document"), _text(event, "digest")
+    before, _ = user.documents.pop(name, ("", ""))
+    gone = user.made.pop(before, ())
+    for record in gone:
+        _take_out(user, record)
+    if not digest:
+        return Change(user=event.user, removed=gone, reason="the document is gone")
+    user.documents[name] = (event.id, digest)
+    return replace(_learn(user, event, weigher), removed=gone, reason="the document was read")
 
 
 def _undo(user: UserState, event: Event, weigher: Weigher | None) -> Change:
@@ -140,13 +159,21 @@ def _add(user: UserState, new: Record) -> list[Record]:
     slot = user.slots.setdefault(_slot(new), {})
     replaced = [old for old in slot.values() if _replaces(new, old)]
     for old in replaced:
-        del slot[old.id], user.records[old.id], user.by[old.task, old.kind][old.id]
+        _take_out(user, old)
     slot[new.id] = user.records[new.id] = new
     user.by.setdefault((new.task, new.kind), {})[new.id] = new
     return replaced
 
 
+def _take_out(user: UserState, old: Record) -> None:
+    """No longer live."""
+    del user.records[old.id], user.by[old.task, old.kind][old.id]
+    del user.slots[_slot(old)][old.id]
+
+
 def _slot(record: Record) -> Slot:
+    if record.kind is RecordKind.PASSAGE:
+        return (RecordKind.PASSAGE, record.id)
     if record.kind is RecordKind.RULE:
         return (RecordKind.RULE, record.task, record.answer)
     if record.kind is RecordKind.NOTE:
@@ -186,7 +213,19 @@ def records_of(event: Event) -> tuple[Record, ...]:
         )
     if event.kind is EventKind.RULE:
         return (_record(event, "!", RecordKind.RULE, "", _text(event, "text")),)
+    if event.kind is EventKind.READ:
+        return tuple(_passages(event))
     return ()
+
+
+def _passages(event: Event) -> Iterator[Record]:
+    """Each text once. Ids derive from document and text, so that what feedback said of a passage
+    holds as long as the passage is the same."""
+    name = _text(event, "document")
+    for text in dict.fromkeys(cast(Sequence[str], event.body["passages"])):
+        made = _record(event, "", RecordKind.PASSAGE, text, name)
+        digest = blake2b(f"{name}\0{text}".encode(), digest_size=8).hexdigest()
+        yield replace(made, id=f"{digest}#")
 
 
 def _case_against(event: Event, right: str, wrong: str) -> tuple[Record, ...]:
@@ -240,6 +279,7 @@ _MEANS = {
     RecordKind.REJECTED: "what was refused now counts against itself",
     RecordKind.NOTE: "remembered for requests of this pattern",
     RecordKind.RULE: "a standing instruction from now on",
+    RecordKind.PASSAGE: "to be found for requests that it bears on",
 }
 
 

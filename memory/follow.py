@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tta.errors import InvalidSetting, StoreError
-from tta.memory.events import FEEDBACK
+from tta.memory.events import LEARNED
 from tta.memory.fold import Change, State, UserState
 from tta.memory.index import ChromaIndex, MemoryIndex
 from tta.memory.shelf import Place
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE})
+_WITH_VECTOR = frozenset(
+    {RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE, RecordKind.PASSAGE}
+)
 
 
 class Follower:
@@ -54,7 +56,7 @@ class Follower:
         """Event number `seq` was folded; what it changed is indexed at the next `catch_up`."""
         if event.kind is EventKind.FORGOTTEN:
             self._order.pop(event.user, None)
-        elif event.kind in FEEDBACK:
+        elif event.kind in LEARNED:
             self._order.setdefault(event.user, {})[event.id] = seq
         if self.index is not None and (change.added or change.removed or change.forgotten):
             self._behind.append(change)

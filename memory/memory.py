@@ -8,7 +8,7 @@ text becomes a vector.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from tta.errors import (
 )
 from tta.memory import database
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.events import FEEDBACK, check
+from tta.memory.events import FEEDBACK, LEARNED, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
@@ -155,14 +155,14 @@ class Memory:
             return fresh
 
     def learn(self, event: Event) -> Learned:
-        """Keep a feedback event durably, and say what it changed.
+        """Keep feedback, or what was read, durably, and say what it changed.
 
         The same id twice is one event. Raises UnknownResponse, WrongUser, ConflictingId,
         InvalidText, InvalidSetting, and the store's errors; nothing is changed when it raises.
         """
-        if event.kind not in FEEDBACK:
+        if event.kind not in LEARNED:
             raise InvalidSetting("Not a kind of feedback", value=event.kind)
-        if event.kind is not EventKind.RULE and not event.response:
+        if event.kind not in (EventKind.RULE, EventKind.READ) and not event.response:
             raise InvalidSetting("Feedback names the response it is about", value=event)
         check(event)
         with self._lock:
@@ -338,6 +338,23 @@ class Memory:
         """Take in what other processes wrote since; how many events. One short query."""
         with self._lock:
             return len(self._pull())
+
+    def documents(self, user: str) -> Mapping[str, tuple[str, str]]:
+        """What a user has had read, by name: (event, digest of what was read), the last reading
+        last; not to be changed."""
+        with self._lock:
+            return self._user(user).documents
+
+    def passages(self, user: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """The texts of passages by id; "" for those that are not there (any more)."""
+        with self._lock:
+            held = self._user(user).by.get((ANY_TASK, RecordKind.PASSAGE), {})
+            return {name: held[name].request if name in held else "" for name in ids}
+
+    def worth(self, user: str, task: str) -> Mapping[str, float]:
+        """By how much feedback multiplies what each passage counts in a task; see `Trust`."""
+        with self._lock:
+            return self._user(user).trust.worth(task)
 
     def rebuild(self) -> int:
         """Throw all vectors away and embed every record again; how many records.

@@ -26,10 +26,17 @@ from tta.retrieval import (
     Banks,
     Names,
     Packed,
+    Passages,
     Recaller,
+    Reranker,
     SentenceEmbedder,
+    Splitting,
+    cite,
     default_embedder,
+    estimate,
     pack,
+    passage_tokens,
+    read,
 )
 from tta.tasks import TaskInferer
 from tta.types import (
@@ -42,6 +49,7 @@ from tta.types import (
     Health,
     Json,
     Learned,
+    Reading,
     Recall,
     Request,
     Rule,
@@ -51,7 +59,12 @@ from tta.types import (
 from tta.types import Prompt as Rendered
 
 if TYPE_CHECKING:
+    from llama_index.core.node_parser import NodeParser
+    from llama_index.core.readers.base import BaseReader
     from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+
+    from tta.retrieval.documents import What
+    from tta.retrieval.passages import Retriever
 
 BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
@@ -70,6 +83,7 @@ class Parts:
     tasks: TaskInferer
     recaller: Recaller
     banks: Banks
+    passages: Passages
     decider: Decider
     budget: int
     lock: AbstractContextManager[Any]
@@ -146,12 +160,52 @@ class Adapted:
             memory = self._parts.memory
             memory.sync()
             about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
-            event = feedback_event(feedback, about, user=who)
-            return memory.learn(_with_testimony(event, about))
+            event = _with_testimony(feedback_event(feedback, about, user=who), about)
+            return memory.learn(_with_citations(event, about, memory))
 
     def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
         """A standing instruction, for one task or for all."""
         return self.learn(Rule(text=text, task=task), user=user)
+
+    def read(
+        self,
+        what: What,
+        *,
+        user: str | None = None,
+        parser: NodeParser | None = None,
+        readers: Mapping[str, BaseReader] | None = None,
+    ) -> Reading:
+        """Have documents answer requests: what bears on one is shown to the model with it.
+
+        `what`: a file, a folder (with all below it that is not hidden), LlamaIndex documents or
+        nodes, or a list of those. Only what is new or has changed since is read; what is no longer
+        there leaves. A document that comes from no file is known by its `id_`. Documents belong to
+        one user alone, and are erased with `forget`; until then the journal keeps their text.
+        `parser`: a node parser of LlamaIndex instead of sentences in passages of about a quarter of
+        the budget. `readers`: LlamaIndex readers by ending (".pdf").
+
+        Each document is durable once it is read. Raises InvalidSetting for a path where nothing
+        is, InvalidText if nothing could be read as text, StoreError.
+        """
+        who = check_user(self.user if user is None else user)
+        memory, model = self._parts.memory, self._parts.model
+        memory.sync()
+
+        def keep(document: str, digest: str, passages: Sequence[str]) -> None:
+            said = {"document": document, "digest": digest, "passages": tuple(passages)}
+            memory.learn(Event(kind=EventKind.READ, user=who, body=said))
+
+        return read(
+            what,
+            known={name: digest for name, (_, digest) in memory.documents(who).items()},
+            keep=keep,
+            splitting=Splitting(
+                tokens=passage_tokens(self._parts.budget),
+                count=model.count if model is not None else estimate,
+                parser=parser,
+                readers=readers or {},
+            ),
+        )
 
     def undo(self, feedback: str | Learned, *, user: str | None = None) -> Learned:
         """As if that feedback had never been given. Raises UnknownFeedback, WrongUser."""
@@ -167,6 +221,7 @@ class Adapted:
             if self._parts.model is not None:
                 self._parts.model.forget(user)
             self._parts.banks.forget(user)
+            self._parts.passages.forget(user)
             return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
@@ -285,6 +340,9 @@ class Adapted:
         self._parts.memory.sync()
         task = self._parts.tasks.infer(request)
         recall = self._parts.recaller.recall(request, task)
+        if self._parts.model is not None:  # they are there to be shown to it
+            passages = self._parts.passages.find(request, task.name)
+            recall = replace(recall, passages=passages)
         return task, recall, *self._compose(request, wanted, recall)
 
     def _compose(
@@ -353,6 +411,8 @@ def wrap(
     user: str = DEFAULT_USER,
     reads: Sequence[str] = (),
     budget: int = BUDGET,
+    retriever: Retriever | None = None,
+    reranker: Reranker | None = None,
 ) -> Adapted:
     """Wrap a frozen model. It is never changed: no weight, hook, configuration or tokenizer field.
 
@@ -364,6 +424,9 @@ def wrap(
     `embedder`: an object with `id`, `dim` and `embed`, or a sentence-transformers id or path.
     `reads`: wider scopes that may be read besides the user's own; see `Adapted.for_user`.
     `budget`: tokens of recalled material in a prompt.
+    `retriever`: a LlamaIndex retriever or query engine that finds passages instead of what was
+    read by `Adapted.read`; it is asked for every user. `reranker`: given the question and passages,
+    how well each answers it.
 
     Raises ModelError when model or embedder cannot be used, StoreError when the memory cannot.
     """
@@ -383,6 +446,7 @@ def wrap(
         tasks=TaskInferer(store, embeds),
         recaller=recaller,
         banks=banks,
+        passages=Passages(store, embeds, retriever=retriever, reranker=reranker),
         decider=Decider(frozen, names, banks),
         budget=budget,
         lock=RLock(),
@@ -415,6 +479,7 @@ def _context(packed: Packed, rendered: Rendered) -> Context:
         tokens=len(rendered.ids),
         shown=packed.shown,
         dropped=packed.dropped,
+        costs=packed.costs,
     )
 
 
@@ -424,6 +489,15 @@ def _with_testimony(event: Event, about: Event | None) -> Event:
         return event
     opinions = cast(Mapping[str, Json], about.body.get("opinions") or {})
     return replace(event, body={**event.body, **testify(opinions, event.kind, event.body)})
+
+
+def _with_citations(event: Event, about: Event | None, memory: Memory) -> Event:
+    """The event with what it says of the passages that led to the answer."""
+    sources = about.body.get("sources") if about is not None else None
+    if not sources:
+        return event
+    shown = memory.passages(event.user, cast(Sequence[str], sources))
+    return replace(event, body={**event.body, **cite(shown, event.kind, event.body)})
 
 
 def _answered(response: Response, decision: Decision, model: Model | None) -> Event:
@@ -443,5 +517,12 @@ def _answered(response: Response, decision: Decision, model: Model | None) -> Ev
             "model": model.id if model is not None else "",
             "opinions": decision.opinions,
             "margin": round(decision.margin, 6),
+            **_cites(response.context),
         },
     )
+
+
+def _cites(context: Context) -> dict[str, Json]:
+    """The ids of the passages shown, if any."""
+    sources = [source.id for source in context.sources]
+    return {"sources": sources} if sources else {}

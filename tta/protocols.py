@@ -108,6 +108,20 @@ class Records(Protocol):
         """Everyone of whom anything is known."""
 
 
+class Library(Records, Protocol):
+    """The documents that were read, as passages among the records."""
+
+    def documents(self, user: str) -> Mapping[str, tuple[str, str]]:
+        """By name (event, digest) of the last reading, the newest last; only to be read."""
+
+    def worth(self, user: str, task: str) -> Mapping[str, float]:
+        """By how much feedback multiplies what a passage counts in a task, 0 to 2, by id; 1 for
+        those that are not there."""
+
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """Unit vectors of the records' requests, shape (len(records), dim)."""
+
+
 class Patterns(Protocol):
     """The instruction patterns seen so far, each with its task."""
 

@@ -129,6 +129,8 @@ class RecordKind(StrEnum):
     """What a kind of request means, keyed by its instruction pattern."""
     RULE = "rule"
     """A standing instruction."""
+    PASSAGE = "passage"
+    """A part of a document that was read: `answer` is the document's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,8 @@ class Record:
     """One thing remembered. The text is the truth; vectors are derived from it.
 
     `request` is what the record is found by: the request's text for a case, the instruction
-    pattern for a note, empty for a rule. `answer` is the answer, the note or the rule. `source` is
+    pattern for a note, the text of a passage, empty for a rule. `answer` is the answer, the note,
+    the rule, or the document that a passage is from. `source` is
     the id of the feedback that made it; `weight` is in (0, 1]; `created` in seconds since 1970.
     `instead`, of an answer of a closed set that was refused without saying what is right: how
     probable the likeliest others were, given that.
@@ -156,7 +159,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
-    """A record that bears on a request. `score` is a cosine similarity (1.0 for rules)."""
+    """A record that bears on a request. `score` is a cosine similarity (1.0 for rules); of a
+    passage also its share of the best one's rank, and what feedback said of it, are in it."""
 
     record: Record
     score: float
@@ -171,10 +175,11 @@ class Recall:
     notes: tuple[Recalled, ...] = ()
     cases: tuple[Recalled, ...] = ()
     rejected: tuple[Recalled, ...] = ()
+    passages: tuple[Recalled, ...] = ()
 
     @property
     def all(self) -> tuple[Recalled, ...]:
-        return (*self.rules, *self.notes, *self.cases, *self.rejected)
+        return (*self.rules, *self.notes, *self.cases, *self.rejected, *self.passages)
 
 
 # --------------------------------------------------------------------------------- decoding
@@ -189,14 +194,41 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A passage that the model was shown, and the `document` it is from; `score` as in
+    `Recalled`."""
+
+    document: str
+    text: str
+    score: float
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.document}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the model is shown, and what was left out for lack of room."""
+    """What the model is shown, and what was left out for lack of room.
+
+    `costs` tells by record id what each takes, or would have taken, of the budget in tokens.
+    """
 
     messages: tuple[Message, ...]
     prompt: str
     tokens: int
     shown: tuple[Recalled, ...] = ()
     dropped: tuple[Recalled, ...] = ()
+    costs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The passages that were shown, best first."""
+        found = (r for r in self.shown if r.record.kind is RecordKind.PASSAGE)
+        return tuple(
+            Source(document=r.record.answer, text=r.record.request, score=r.score, id=r.record.id)
+            for r in found
+        )
 
 
 class Finish(StrEnum):
@@ -345,6 +377,26 @@ class Learned:
         return f"<Learned +{len(self.added)} -{len(self.removed)}: {self.reason}>"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Reading:
+    """What `chat.read` found: names of documents; `skipped` says of those that could not be read
+    why; `passages` counts what the new and the changed ones were split into."""
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    passages: int = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Reading {len(self.new)} new, {len(self.changed)} changed, {len(self.removed)}"
+            f" removed, {len(self.unchanged)} unchanged, {len(self.skipped)} skipped:"
+            f" {self.passages} passages>"
+        )
+
+
 # ------------------------------------------------------------------------------- trusting
 
 
@@ -457,6 +509,7 @@ class EventKind(StrEnum):
     PREFERENCE = "preference"
     NOTE = "note"
     RULE = "rule"
+    READ = "read"
     UNDONE = "undone"
     FORGOTTEN = "forgotten"
 
@@ -468,18 +521,21 @@ class Event:
     `response` names the answer that feedback is about (for ANSWERED: itself; "" otherwise).
     `body` holds all that a fold needs, so that folding never looks anything up:
 
-    ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin
+    ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin,
+                sources (ids of the passages shown)
     RATING      request, pattern, answer, value, comment
     CORRECTION  request, pattern, answer, text
     EDIT        request, pattern, answer, start, stop, text, result
     PREFERENCE  request, pattern, answer, chosen, rejected
     NOTE        request, pattern, answer, text
     RULE        text
+    READ        document, digest, passages (texts; none and no digest: the document is gone)
     UNDONE      feedback
     FORGOTTEN   events (how many were erased)
 
     `opinions` are what each expert thought of the likeliest answers; feedback carries as `heard`
-    what it says of each, and as `instead` what else could have been right.
+    what it says of each, as `instead` what else could have been right, and as `cited` how right
+    (1 to -1) it proves each passage.
     """
 
     kind: EventKind
