@@ -47,7 +47,7 @@ POOL = 24
 SMOOTHING = 60
 """Of reciprocal rank fusion (Cormack, Clarke & Büttcher, 2009)."""
 NEAR = 0.25
-"""Least cosine at which a passage is about what is asked: MiniLM gives unrelated texts about 0.1."""
+"""Least cosine at which a passage is about what is asked: of unrelated texts it is about 0.1."""
 
 
 class Passages:

@@ -38,6 +38,7 @@ from tta.retrieval import (
     passage_tokens,
     read,
 )
+from tta.retrieval.pack import TURN_TOKENS
 from tta.tasks import TaskInferer
 from tta.types import (
     ANY_TASK,
@@ -70,6 +71,8 @@ BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
 DEMONSTRATIONS = 16
 """Cases that are offered to a prompt; the budget decides how many it holds."""
+ANSWER_TOKENS = 128
+"""Kept free in a model's context for an answer without `max_new_tokens`, and a list of answers."""
 KEPT = 8
 """How many candidates' texts the journal keeps of an answer."""
 
@@ -352,7 +355,7 @@ class Adapted:
         packed = pack(
             request,
             recall,
-            budget=self._parts.budget,
+            budget=_room(model, self._parts.budget, request),
             count=model.count if model is not None else str.__len__,
             answers=wanted.choices if wanted is not None else None,
         )
@@ -470,6 +473,15 @@ def _embedder(embedder: Embedder | str | None) -> Embedder:
     if embedder is None:
         return default_embedder()
     return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
+
+
+def _room(model: Model | None, budget: int, request: Request) -> int:
+    """Tokens for what is recalled: the budget, or what a short context leaves of it."""
+    if model is None:
+        return budget
+    asked = sum(model.count(message.content) + TURN_TOKENS for message in request.messages)
+    answer = request.max_new_tokens or ANSWER_TOKENS
+    return max(0, min(budget, model.context_length - asked - answer - TURN_TOKENS))
 
 
 def _context(packed: Packed, rendered: Rendered) -> Context:
