@@ -21,7 +21,7 @@ less (Lin & Bilmes, 2011); the greedy choice by gain per cost is near the best o
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
@@ -95,7 +95,7 @@ def pack(
 def _counting(count: Callable[[str], int] | Tokenizer | str) -> Callable[[str], int]:
     if isinstance(count, str):
         return counter(count)
-    return count.count if hasattr(count, "count") else count
+    return count if callable(count) else count.count
 
 
 class _Room:
@@ -133,7 +133,7 @@ class _Room:
 
 def _fill(room: _Room, offered: Sequence[Recalled]) -> None:
     """Take what gains most per token, again and again."""
-    mass: Counter[tuple[str, ...]] = Counter()
+    mass: defaultdict[tuple[str, ...], float] = defaultdict(float)
     left = list(offered)
     while left:
         best = max(left, key=lambda item: _gain(item, mass) / max(1, room.cost(item)))
@@ -143,7 +143,7 @@ def _fill(room: _Room, offered: Sequence[Recalled]) -> None:
 
 
 def _gain(item: Recalled, mass: Mapping[tuple[str, ...], float]) -> float:
-    known = mass[_cluster(item)]
+    known = mass.get(_cluster(item), 0.0)
     return sqrt(known + _relevance(item)) - sqrt(known)
 
 

@@ -122,7 +122,7 @@ class Passages:
     def _alike(self, prompt: str, scope: str) -> list[Record]:
         """Those that share words with the prompt, best first."""
         documents = self._library.documents(scope)
-        state = (len(documents), next(reversed(documents.values())))
+        state = (len(documents), list(documents.values())[-1])
         if scope not in self._words or self._words[scope][0] != state:
             records = self._library.records(user=scope, task=ANY_TASK, kind=RecordKind.PASSAGE)
             self._words[scope] = state, records, Lexical([r.request for r in records])
