@@ -37,6 +37,14 @@ MAX_LISTED_ANSWERS = 16
 TURN_TOKENS = 8
 """Tokens allowed for the template around one turn; what it really takes is the template's."""
 
+AS_NEAR = 0.8
+"""A demonstration less near than this, beside the nearest, is not shown though there were room.
+
+Others distract. Of the bundled model's answers on the generated streams (40 requests each of "nonce"
+and "facts") 95 and 75 % are right so, at 83 and 71 tokens; with all that 512 tokens hold, 83 and
+57 %; with the nearest four, at 132 and 122 tokens, 92.5 and 62.5 %; with 0.7, 95 and 67.5 %.
+"""
+
 VOTE_ONLY = "vote"
 """Channel of the cases that `recall` never meant to be shown."""
 
@@ -79,10 +87,11 @@ def pack(
         )
     room = _Room(budget, _counting(count))
     told = [*reversed(recall.rules), *recall.notes]
-    shared = [*(c for c in recall.cases if c.channel != VOTE_ONLY), *recall.passages]
+    cases = [case for case in recall.cases if case.channel != VOTE_ONLY]
+    shared = [*cases, *recall.passages]
     for item in told:
         room.take(item)
-    _fill(room, shared)
+    _fill(room, [*_near(cases), *recall.passages])
     return Packed(
         messages=_compose(request, room.shown([*told, *shared]), answers),
         shown=tuple(room.shown([*told, *shared])),
@@ -129,6 +138,12 @@ class _Room:
     def shown(self, offered: Sequence[Recalled]) -> list[Recalled]:
         """Those that were taken, in the order in which they were offered."""
         return [item for item in offered if id(item) in self.taken]
+
+
+def _near(cases: Sequence[Recalled]) -> list[Recalled]:
+    """The demonstrations that do more good than harm."""
+    nearest = max((case.score for case in cases), default=0.0)
+    return [case for case in cases if case.score >= AS_NEAR * nearest]
 
 
 def _fill(room: _Room, offered: Sequence[Recalled]) -> None:

@@ -187,9 +187,18 @@ def test_what_is_worth_more_for_its_tokens_is_shown() -> None:
 
 def test_another_answer_is_worth_more_than_the_same_once_more() -> None:
     near = [scored(f"near {i}", "A", 0.8) for i in range(3)]
-    recall = Recall(cases=(*near, scored("less near", "B", 0.6)))
+    recall = Recall(cases=(*near, scored("less near", "B", 0.7)))
     shown = pack(ask("question"), recall, budget=40, count=words).shown
     assert sorted(r.record.answer for r in shown) == ["A", "B"]
+
+
+def test_what_is_much_less_near_than_the_nearest_only_distracts() -> None:
+    cases = tuple(
+        scored(f"request {i}", f"answer {i}", score) for i, score in enumerate((0.9, 0.73, 0.7))
+    )
+    packed = pack(ask("question"), Recall(cases=cases), budget=1_000, count=words)
+    assert [r.score for r in packed.shown] == [0.9, 0.73]
+    assert [r.score for r in packed.dropped] == [0.7]
 
 
 def test_demonstrations_and_passages_share_the_budget() -> None:
