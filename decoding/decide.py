@@ -28,6 +28,7 @@ from tta.decoding.experts import (
 )
 from tta.decoding.mixture import Blend, alone, blend, joined, without
 from tta.decoding.open import Drawing
+from tta.decoding.stop import Timing
 from tta.decoding.testimony import opinions_json
 from tta.errors import InvalidSetting
 from tta.protocols import Model, Names, Readers
@@ -52,7 +53,7 @@ class Decision:
     """Candidates best first, and what decided.
 
     `confidence` is the probability that the best is right; `margin` how far its score is above the
-    second's; `opinions` what the journal keeps of them.
+    second's; `opinions` what the journal keeps of them; `samples` and `posterior` are as in `Why`.
     """
 
     candidates: tuple[Candidate, ...]
@@ -64,6 +65,8 @@ class Decision:
     opinions: Mapping[str, Json]
     skipped: tuple[str, ...] = ()
     muted: float = 0.0
+    samples: tuple[str | None, ...] = ()
+    posterior: tuple[float, ...] = ()
 
 
 class Decider:
@@ -75,6 +78,7 @@ class Decider:
 
     def __init__(self, model: Model | None, names: Names, readers: Readers) -> None:
         self._model, self._names, self._readers = model, names, readers
+        self._timing = Timing()
 
     def decide(
         self,
@@ -86,9 +90,9 @@ class Decider:
         standing: Standing,
     ) -> Decision:
         """Raises ModelNeeded for an open answer without a model, InvalidSetting for a verifier of a
-        closed set, and what `verify` raises."""
+        closed set, VerifierError for one that raises or hangs."""
         if output is None or output.choices is None:
-            drawing = Drawing(self._model, self._readers)
+            drawing = Drawing(self._model, self._readers, self._timing)
             return _open(drawing, request, task, output, prompts, recall, standing)
         return self._closed(request, task, output, output.choices, prompts, recall, standing)
 
@@ -103,7 +107,8 @@ class Decider:
                 opinion, cost = self._model.choose(prompt, answers, scope=request.user)
             mixed = alone(FROZEN, opinion)
             return decision(_chosen(answers, opinion), mixed, cost, "closed set", {})
-        drawn, cost = Drawing(self._model, self._readers).sample(request, output, prompt, 1)
+        drawing = Drawing(self._model, self._readers, self._timing)
+        drawn, cost = drawing.sample(request, output, prompt, 1)
         return decision(drawn, alone(FROZEN, np.zeros(1)), cost, "greedy", {})
 
     def _closed(
@@ -220,9 +225,13 @@ def _open(
         passes=[],
         confidence=confidence,
     )
-    made = decision(found.candidates, final, found.cost + cost, found.stopped, kept)
+    made = decision(found.candidates, final, found.cost + cost, found.best.stopped, kept)
+    if len(found.best.samples) > 1:
+        kept |= found.best.chosen(c.text for c in made.candidates)
     return replace(
         made,
+        samples=tuple(found.best.samples),
+        posterior=tuple(found.best.posterior),
         confidence=relied(confidence, standing.reliability),
         margin=made.margin * sure,
     )

@@ -8,7 +8,7 @@ ours, and no gradient is recorded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -262,7 +262,18 @@ class Rules:
 
 
 def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FORKED) -> int:
-    """Draw every row to its end, in place; returns how many forward passes were run.
+    """Draw every row to its end, in place; returns how many forward passes were run."""
+    passes = 0
+    for passes in steps(prefix, rows, rules, how):  # noqa: B007 - the last is the answer
+        pass
+    return passes
+
+
+def steps(
+    prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FORKED
+) -> Generator[int]:
+    """`draw` step by step: the passes so far, whenever rows have got their next tokens. All that
+    it holds is let go of when it is closed.
 
     A row that is over leaves at once: its cache, matcher, random numbers and statistics go with
     it by one index.
@@ -270,17 +281,17 @@ def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FOR
     import torch
 
     live = list(rows)
-    for row in live:
-        row.forced = list(row.matcher.forced()) if row.matcher is not None else []
+    begin(live)
     state: Rows | None = None
     logits = prefix.logits[:, None].expand(len(live), -1, -1)
     passes = 0
     while True:
         for place in range(logits.shape[1]):
             _advance_all(live, logits[:, place], rules)
+        yield passes
         going = _places([row.finish is None for row in live])
         if not going:
-            return passes
+            return
         if state is None:
             state = prefix.fork(len(going), how)
         elif len(going) < len(live):
@@ -289,6 +300,12 @@ def draw(prefix: Prefix, rows: Sequence[Row], rules: Rules, how: Fork = Fork.FOR
         ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
         logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
         passes += 1
+
+
+def begin(rows: Sequence[Row]) -> None:
+    """Before the first token: what a constraint forces from the start."""
+    for row in rows:
+        row.forced = list(row.matcher.forced()) if row.matcher is not None else []
 
 
 def _places(going: Sequence[bool]) -> list[int]:

@@ -60,7 +60,7 @@ def is_needed(passed: str, standing: Standing) -> bool:
     expert that becomes good is noticed.
     """
     weights = standing.weights
-    if weights.feedback < TRIED or _is_explored(standing.answers):
+    if weights.feedback < TRIED or explored(standing.answers):
         return True
     known = totals(weights)
     return sum(known.get(name, 0.0) for name in names(passed)) >= NEGLIGIBLE
@@ -69,7 +69,7 @@ def is_needed(passed: str, standing: Standing) -> bool:
 def is_contender(name: str, standing: Standing) -> bool:
     """Whether what the model draws from the other prompt is worth knowing, at a whole generation:
     while it is trusted, and at a decaying share of steps."""
-    if _is_explored(standing.answers):
+    if explored(standing.answers):
         return True
     return totals(standing.weights).get(name, 0.0) >= CONTENDER
 
@@ -82,7 +82,7 @@ def leads(standing: Standing) -> str:
     return FROZEN if known[FROZEN] > known.get(RECALLED, 0.0) else RECALLED
 
 
-def _is_explored(answers: int) -> bool:
+def explored(answers: int) -> bool:
     """Whether the next answer's number is a perfect square."""
     return isqrt(answers + 1) ** 2 == answers + 1
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from tta.decoding.matcher import TokenMatcher, token_table
 from tta.decoding.plan import Plan, forced, pays, plan
 from tta.decoding.sample import Sampling, uniforms
 from tta.decoding.template import PLAIN_STOP, Template, end_ids, within
+from tta.decoding.waves import Waves
 from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
 from tta.types import Candidate, Cost, Message, Prompt
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tta.protocols import FloatArray
+    from tta.protocols import FloatArray, Watch
 
 CONTEXT_FALLBACK = 4096
 """Tokens, for configurations that name no limit (recurrent models, mostly)."""
@@ -188,6 +189,8 @@ class HFModel:
         output: object = None,
         scope: str | None = None,
         common: int = 0,
+        watch: Watch | None = None,
+        halving: bool = False,
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """`n` candidates from one prefill: the first greedy, the others sampled (`sampling`).
 
@@ -195,7 +198,7 @@ class HFModel:
         decoded, special tokens left out, nothing stripped, save for the one space (plain format)
         that stands between prompt and answer. With a `scope` (a user, as a rule) the prompt may
         be continued from one that this scope ran before, its first `common` tokens from one that
-        anyone ran; without, nothing is reused or kept.
+        anyone ran; without, nothing is reused or kept. `watch` and `halving` as the protocol says.
 
         `InvalidSetting`: n or max_new_tokens below 1; `PromptTooLong`; `InvalidOutput`: `output`
         cannot be enforced.
@@ -207,17 +210,14 @@ class HFModel:
         prefix = filled.prefix
         width = prefix.logits.shape[-1]
         ends = within(self.end_ids, width)
-        matchers: Sequence[TokenMatcher | None] = [None] * n
+        matchers: Callable[[int], Sequence[TokenMatcher | None]] = [None].__mul__
         decode: Callable[[list[int]], str] = self._free_text
         if constraint is not None:
             table = self._token_table(width)
-            matchers = TokenMatcher.rows(table, constraint.grammar, width=width, ends=ends, n=n)
+            rows = partial(TokenMatcher.rows, table, constraint.grammar, width=width, ends=ends)
+            matchers = lambda count: rows(n=count)  # noqa: E731
             # As the grammar saw it: some tokenizers drop a leading space when they decode.
             decode = table.decode_str
-        rows = [
-            engine.Row(uniforms=uniforms(seed, i, max_new_tokens) if i else None, matcher=matcher)
-            for i, matcher in enumerate(matchers)
-        ]
         rules = engine.Rules(
             ends=ends,
             limit=max_new_tokens,
@@ -225,10 +225,17 @@ class HFModel:
             sampling=self.sampling,
             vocabulary=min(width, len(self.tokenizer)),
         )
-        passes = engine.draw(prefix, rows, rules, self._fork(prefix, n))
-        drawn = sum(len(row.ids) for row in rows)
-        cost = _cost(prompt, filled, started, passes=passes, drawn=drawn)
-        return tuple(_candidate(row, decode(row.ids)) for row in rows), cost
+        waves = Waves(
+            prefix=prefix,
+            rows=partial(_rows, seed, max_new_tokens, matchers),
+            read=lambda row: _candidate(row, decode(row.ids)),
+            rules=rules,
+            fork=partial(self._fork, prefix),
+            halving=halving,
+        )
+        found, spent = waves.draw(n, watch)
+        cost = _cost(prompt, filled, started, passes=spent.passes, drawn=spent.drawn)
+        return found, cost
 
     def choose(
         self,
@@ -334,6 +341,20 @@ class HFModel:
                 list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
+
+
+def _rows(
+    seed: int,
+    limit: int,
+    matchers: Callable[[int], Sequence[TokenMatcher | None]],
+    first: int,
+    count: int,
+) -> list[engine.Row]:
+    """Samples number `first` and on; number 0 is greedy."""
+    return [
+        engine.Row(uniforms=uniforms(seed, i, limit) if i else None, matcher=matcher)
+        for i, matcher in enumerate(matchers(count), first)
+    ]
 
 
 def _candidate(row: engine.Row, text: str) -> Candidate:

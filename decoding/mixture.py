@@ -34,9 +34,17 @@ follow a change. Chosen on BANKING77 and TREC, as were the lists above."""
 FLOOR = 1e-4
 """No expert may rule an answer out: it gives this much of its opinion to all answers alike."""
 FROZEN = "frozen"
-AHEAD = {"recalled": 4.0}
-"""How much more than the others an expert is trusted before there is any feedback: the model as it
-was told to be shown things."""
+AHEAD = {
+    "recalled": 4.0,
+    "verifier": 64.0,
+    "agreement": 4.0,
+    "certainty": 0.25,
+    "agreement/certain": 0.25,
+    "agreement/group": 0.25,
+    "agreement/mask": 0.25,
+}
+"""How much more than the others an expert is trusted before there is any feedback: a verifier most
+of all, then the model as it was told to be shown things, and what its samples agree on."""
 
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)

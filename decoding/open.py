@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from tta.decoding.ballot import Keys, Meanings
+from tta.decoding.best import Best
 from tta.decoding.constrain import Output
 from tta.decoding.experts import EXACT, FORCE, FROZEN, RECALLED, is_contender, is_needed, settled
 from tta.decoding.mixture import Blend, normalise, without
-from tta.errors import InvalidSetting, ModelNeeded
+from tta.decoding.stop import Timing
+from tta.decoding.verify import Judge
+from tta.errors import ModelNeeded
 from tta.protocols import Model, Readers
-from tta.types import Candidate, Cost, Finish, Prompt, Recall, Request, Standing
+from tta.types import Candidate, Cost, Finish, Meaning, Prompt, Recall, Request, Standing, UpTo
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
 SAME = 0.98
 """Cosine similarity from which two requests count as the same."""
-RETRY = 4
-"""How many more samples are drawn when all drawn so far were refused before."""
 DEFAULT_NEW_TOKENS = 64
 CERTAINTY = "self_certainty"
 """The statistic of a drawn candidate that tells how sure the model was (Kang et al., 2025)."""
@@ -33,8 +35,8 @@ POOLED = ("votes", "all")
 """The experts with which the model's opinion with memory is pooled, log-linearly."""
 EMPTY = -50.0
 """Log-probability (nats) of an answer without text, which no pass can score."""
-_VETO = -9.0
-"""Log-probability (nats), before normalising, of an answer that the verifier refuses."""
+_SURE = 9.0
+"""Log-odds (nats) of an answer that the verifier passes, and less than none of one it refuses."""
 
 
 class BothPrompts(Protocol):
@@ -50,26 +52,26 @@ class BothPrompts(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
     """Distinct candidates; which prompt each was drawn from (None: it was remembered); the frozen
-    model's greedy answer, if it was drawn."""
+    model's greedy answer, if it was drawn; and what the samples said."""
 
     candidates: tuple[Candidate, ...]
     source: tuple[str | None, ...]
     frozen: str | None
     cost: Cost
-    stopped: str
+    best: Best
 
 
 class Drawing:
     """Open candidates of a model; raises ModelNeeded where one is needed and there is none."""
 
-    def __init__(self, model: Model | None, readers: Readers) -> None:
-        self._model, self._readers = model, readers
+    def __init__(self, model: Model | None, readers: Readers, timing: Timing) -> None:
+        self._model, self._readers, self._timing = model, readers, timing
 
     def accepted(self, request: Request, output: Output | None, recall: Recall) -> Candidate | None:
         """What was accepted for this very request, unless more was asked for than one answer, or
         a rule came later."""
         same = settled(request, recall)
-        if not same or request.n > 1 or request.verify is not None:
+        if not same or request.n not in (None, 1) or request.verify is not None:
             return None
         newest = same[0]
         if any(rule.record.created > newest.created for rule in recall.rules):
@@ -88,15 +90,16 @@ class Drawing:
         leader: str,
         standing: Standing,
     ) -> Drawn:
-        """`request.n` samples from the leader's prompt; from the other one a greedy answer, when
-        it is worth knowing; and what was accepted before.
+        """Samples from the leader's prompt, as many as `Best` wants; from the other one a greedy
+        answer, when it is worth knowing; and what was accepted before.
 
         A rule or a note is no opinion to be voted down by a model that was not told: with one,
         all are drawn from the prompt that holds it."""
         told = bool(recall.rules or recall.notes)
         source = (RECALLED if told else leader) if prompts.differ else FROZEN
         prompt = prompts.recalled if source == RECALLED else prompts.frozen()
-        drawn, cost, stopped = self._drawn(request, output, prompt, recall)
+        best = self._best(request, output, recall, standing)
+        drawn, cost = self.sample(request, output, prompt, best.first, best)
         found = {c.text: (c, source) for c in reversed(drawn)}
         greedy = {source: drawn[0].text}
         other = FROZEN if source == RECALLED else RECALLED
@@ -110,13 +113,13 @@ class Drawing:
         known = self._readers.known(request, task, recall)
         texts = [t for t in known if t not in found and (output is None or output.accepts(t))]
         remembered = [Candidate(text=t, finish=Finish.RECALLED) for t in texts]
-        whole = _whole(output, [*ordered, *((c, None) for c in remembered)])
+        whole = _distinct(best.keys, [*ordered, *((c, None) for c in remembered)])
         return Drawn(
             candidates=tuple(c for c, _ in whole),
             source=tuple(s for _, s in whole),
             frozen=greedy.get(FROZEN),
             cost=cost,
-            stopped=stopped,
+            best=best,
         )
 
     def opinions(
@@ -129,8 +132,11 @@ class Drawing:
         standing: Standing,
         found: Drawn,
     ) -> tuple[dict[str, FloatArray], Cost]:
-        """Log-probabilities of the candidates by expert, each of shape (K,)."""
+        """Log-probabilities of the candidates by expert, each of shape (K,). Raises what asking
+        the verifier raises."""
         texts = [c.text for c in found.candidates]
+        keys = [found.best.keys.key(c) for c in found.candidates]
+        judged = _verified(found.best, found.candidates, keys)
         if len(texts) == 1:
             return {RECALLED if prompts.differ else FROZEN: np.zeros(1)}, Cost()
         opinions, cost = self._likelihoods(request.user, prompts, standing, found, texts)
@@ -142,8 +148,9 @@ class Drawing:
         certain = [c.stats.get(CERTAINTY) for c in found.candidates]
         if all(value is not None for value in certain):
             opinions["certainty"] = np.array(certain, dtype=np.float64)
-        if request.verify is not None:
-            opinions["verifier"] = _verified(request, output, found.candidates)
+        opinions |= found.best.ballot.opinions(keys)
+        if judged is not None:
+            opinions["verifier"] = judged
         return opinions, cost
 
     def forced(self, mixed: Blend, request: Request, texts: Sequence[str], recall: Recall) -> Blend:
@@ -159,9 +166,14 @@ class Drawing:
         return float(np.exp(candidate.logprob / (self._model.count(candidate.text) + 1)))
 
     def sample(
-        self, request: Request, output: Output | None, prompt: Prompt, n: int
+        self,
+        request: Request,
+        output: Output | None,
+        prompt: Prompt,
+        n: int,
+        best: Best | None = None,
     ) -> tuple[tuple[Candidate, ...], Cost]:
-        """`n` candidates, the first greedy."""
+        """`n` candidates, the first greedy, and as many more as `best` wants."""
         if self._model is None:
             raise ModelNeeded(
                 "an open answer needs a language model",
@@ -175,18 +187,27 @@ class Drawing:
             seed=request.seed,
             output=output,
             scope=request.user,
+            watch=best,
+            halving=isinstance(request.n, UpTo) and request.n.halving,
         )
 
-    def _drawn(
-        self, request: Request, output: Output | None, prompt: Prompt, recall: Recall
-    ) -> tuple[tuple[Candidate, ...], Cost, str]:
-        refused = {r.record.answer for r in recall.rejected if r.score >= SAME}
-        drawn, cost = self.sample(request, output, prompt, request.n)
-        if not all(c.text in refused for c in drawn):
-            return drawn, cost, f"{request.n} drawn"
-        # Sample i does not depend on how many are drawn, so drawing more only adds to the same.
-        drawn, more = self.sample(request, output, prompt, request.n + RETRY)
-        return drawn, cost + more, f"{RETRY} more drawn: refused before"
+    def _best(
+        self, request: Request, output: Output | None, recall: Recall, standing: Standing
+    ) -> Best:
+        judge = None
+        if request.verify is not None:
+            judge = Judge(verify=request.verify, seconds=request.verify_seconds)
+        same = request.same
+        if isinstance(same, Meaning):
+            same = Meanings(self._readers.vectors, same.least)
+        return Best(
+            request=request,
+            keys=Keys(output=output, same=same),
+            standing=standing,
+            refused=frozenset(r.record.answer for r in recall.rejected if r.score >= SAME),
+            timing=self._timing,
+            judge=judge,
+        )
 
     def _likelihoods(
         self,
@@ -219,27 +240,36 @@ class Drawing:
 
 
 def _verified(
-    request: Request, output: Output | None, candidates: Sequence[Candidate]
-) -> FloatArray:
-    assert request.verify is not None
-    scores = []
-    for candidate in candidates:
-        value: object = candidate.text
-        if output is not None:
-            value = output.parse(candidate.text, candidate.finish)
-        score = float(request.verify(value))
-        if not 0 <= score <= 1:
-            raise InvalidSetting(
-                f"verify gave {score!r} for {value!r}", value=score, hint="Give 0 to 1 or a bool"
-            )
-        scores.append(score)
-    return np.maximum(np.log(np.maximum(scores, 1e-9)), _VETO)
+    best: Best, candidates: Sequence[Candidate], keys: Sequence[str | None]
+) -> FloatArray | None:
+    """Log-odds that each candidate is right, shape (K,); unless one has passed, those not drawn are
+    asked about now. None where the verifier could be asked about none."""
+    judge = best.judge
+    if judge is None:
+        return None
+    for candidate, key in zip(candidates, keys, strict=True):
+        if key is not None and not judge.passed:
+            judge.ask(key, best.keys.value(candidate))
+    judge.check()
+    if not judge.scores:
+        return None
+    # Half, which says nothing, where it was not asked or hung.
+    scores = np.array([judge.scores.get(key, 0.5) if key is not None else 0.0 for key in keys])
+    with np.errstate(divide="ignore"):
+        odds: FloatArray = np.log(scores) - np.log1p(-scores)
+    return odds.clip(-_SURE, _SURE)
 
 
-def _whole(
-    output: Output | None, candidates: Sequence[tuple[Candidate, str | None]]
+def _distinct(
+    keys: Keys, candidates: Sequence[tuple[Candidate, str | None]]
 ) -> Sequence[tuple[Candidate, str | None]]:
-    """Without those cut off before their type was complete, while there are others."""
-    if output is None:
+    """Of typed answers the first of each value, without those that have none while there are
+    others."""
+    if not keys.merges:
         return candidates
-    return [p for p in candidates if p[0].finish is not Finish.LENGTH] or candidates
+    found: dict[str, tuple[Candidate, str | None]] = {}
+    for candidate, source in candidates:
+        key = keys.key(candidate)
+        if key is not None:
+            found.setdefault(key, (candidate, source))
+    return list(found.values()) or candidates

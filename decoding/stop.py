@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, erf, exp, inf, isfinite, lgamma, log, log1p, pi, sqrt
+from math import ceil, erf, exp, inf, isfinite, lgamma, log, pi, sqrt
 
 from tta.errors import InvalidSetting
 
@@ -134,6 +134,26 @@ def _two(votes: Mapping[Hashable, float]) -> tuple[float, float]:
     return first, second
 
 
+# ------------------------------------------------------------------------------------- value
+
+
+def unseen_gain(share: float, n: int) -> float:
+    """By how much an answer that `n` samples did not show can be expected to be more probable
+    than one of that `share`, at most: max over s of (s - share) (1 - s)^n, in closed form.
+
+    What another sample is worth where an answer is right as often as the model gives it (the value
+    of information: Howard, 1966)."""
+    rest = (1.0 - share) / (n + 1)
+    return float(rest * (n * rest) ** n)
+
+
+def rival_gain(first: float, second: float) -> float:
+    """How much more probable the runner-up can be expected to be than the leader, where it is:
+    E[max(0, 1 - 2x)] for x ~ Beta(first + 1, second + 1)."""
+    a, b = first + 1.0, second + 1.0
+    return _half_beta(a, b) - 2.0 * a / (a + b) * _half_beta(a + 1.0, b)
+
+
 # ------------------------------------------------------------------------------------- votes
 
 
@@ -176,18 +196,6 @@ def _weights(
     raw = [exp((c - top) / temperature) for c in confidences]
     mean = sum(raw) / max(len(raw), 1)
     return [weight / mean for weight in raw]
-
-
-def borda(
-    keys: Sequence[Hashable], confidences: Sequence[float], *, power: float = 0.5
-) -> dict[Hashable, float]:
-    """Votes by rank: the r-th surest of N counts (N - r) ** power, r from 0 (Kang et al., 2025)."""
-    order = sorted(range(len(keys)), key=lambda i: -confidences[i])
-    weight = {i: float(len(keys) - rank) ** power for rank, i in enumerate(order)}
-    sums: dict[Hashable, float] = {}
-    for i, key in enumerate(keys):
-        sums[key] = sums.get(key, 0.0) + weight[i]
-    return dict(sorted(sums.items(), key=lambda pair: -pair[1]))
 
 
 # ------------------------------------------------------------------------------------- waves
@@ -329,18 +337,3 @@ class Pandora:
 
     def enough(self, rewards: Sequence[float]) -> bool:
         return bool(rewards) and max(rewards) >= self.cap(rewards)
-
-
-# ------------------------------------------------------------------------------------ budget
-
-
-def floor(first: float, second: float, error: float = 0.05) -> float:
-    """How many samples any rule needs on average to tell shares `first` > `second` apart with
-    that probability of error (Wald, 1945): what `BetaStop` can be compared with."""
-    if not 0.0 < second < first < 1.0 or not 0.0 < error < 1.0:
-        raise InvalidSetting(
-            f"shares {first!r} and {second!r}, error {error!r}",
-            value=(first, second, error),
-            hint="Use 0 < second < first < 1 and an error in (0, 1)",
-        )
-    return -log(error) / ((first - second) * (log1p(first - 1.0) - log1p(second - 1.0)))

@@ -6,7 +6,7 @@ model is asked: late feedback is judged by what the experts thought when they an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +23,7 @@ KEPT = 12
 INSTEAD = 8
 """How many other answers are kept of which one may have been right when one was wrong."""
 _CENTINATS = 100
+_OF_SAMPLES = ("greedy", "picked")
 
 
 def opinions_json(
@@ -40,7 +41,7 @@ def opinions_json(
     answers, of (how many candidates), closed, frozen (its answer, None if it was not asked),
     passes (which experts took a model pass), confidence (in an open answer, before it was
     calibrated), mixture and experts (of the answers listed; what is left of 1 is spread evenly
-    over the others).
+    over the others). `decide` adds greedy and picked: of several samples the first, and the best.
     """
     rows = table(opinions)
     listed = _likeliest(mixed.scores, rows)
@@ -65,8 +66,8 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
     nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
-    to 1), frozen (how right the frozen model's was; None if it is not known), confidence (in an
-    open answer). `instead`: see `Record.instead`.
+    to 1), frozen, greedy, picked (how right those were; None if it is not known), confidence (in
+    an open answer). `instead`: see `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -149,17 +150,19 @@ def _rated(told: _Told, value: float) -> dict[str, object] | None:
     """A reward between says "right" with probability (1 + value) / 2."""
     right = (1 + value) / 2
     p = told.likelihood(told.answer)
-    frozen = told.kept["frozen"]
-    was = None
-    if frozen is not None:
-        was = right if frozen == told.answer else (1 - right) * told.if_wrong(frozen)
+
+    def was(other: str) -> float:
+        return right if other == told.answer else (1 - right) * told.if_wrong(other)
+
     return _heard(told, right * p + (1 - right) * (1 - p), 2, right, was)
 
 
 def _corrected(told: _Told, text: str) -> dict[str, object] | None:
     right = float(text == told.answer)
-    frozen = told.kept["frozen"]
-    was = None if frozen is None else float(frozen == text)
+
+    def was(other: str) -> float:
+        return float(other == text)
+
     if not told.knows(text):
         # New to a closed set: the one given was wrong. Open: all were, and nobody more so.
         wrong = 1 - told.likelihood(told.answer) if told.kept["closed"] else None
@@ -173,15 +176,23 @@ def _preferred(told: _Told, chosen: str, rejected: str) -> dict[str, object] | N
     if not (told.knows(chosen) and told.knows(rejected)):
         return None
     won, lost = told.likelihood(chosen), told.likelihood(rejected)
-    frozen, both = told.kept["frozen"], (chosen, rejected)
-    was = float(frozen == chosen) if frozen in both and told.answer in both else None
+    both = (chosen, rejected)
+
+    def was(other: str) -> float | None:
+        return float(other == chosen) if other in both and told.answer in both else None
+
     return _heard(told, won / (won + lost), 2, float(chosen == told.answer), was)
 
 
 def _heard(
-    told: _Told, likelihood: FloatArray | None, outcomes: int, right: float, frozen: float | None
+    told: _Told,
+    likelihood: FloatArray | None,
+    outcomes: int,
+    right: float,
+    was: Callable[[str], float | None],
 ) -> dict[str, object]:
-    """Where there was one candidate only, nobody has shown more than another."""
+    """`was`: how right another answer was. Where there was one candidate only, nobody has shown
+    more than another."""
     rows: list[list[float]] = []
     if likelihood is not None and told.kept["of"] > 1:
         bounded = np.clip(likelihood, FLOOR, 1.0)
@@ -191,8 +202,13 @@ def _heard(
         "outcomes": max(2, outcomes),
         "right": right,
         "confidence": told.kept.get("confidence"),
-        "frozen": None if frozen is None else round(frozen, 4),
+        **{name: _rounded(told.kept.get(name), was) for name in ("frozen", *_OF_SAMPLES)},
     }
+
+
+def _rounded(other: str | None, was: Callable[[str], float | None]) -> float | None:
+    found = None if other is None else was(other)
+    return None if found is None else round(found, 4)
 
 
 def _likeliest(scores: FloatArray, rows: FloatArray) -> list[int]:

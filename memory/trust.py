@@ -49,6 +49,7 @@ class Trust:
     heard: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reliability: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     cited: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    sampled: dict[str, Tally] = field(default_factory=dict)
 
     def answered(self, task: str, body: Mapping[str, Json]) -> None:
         """Count an answer, how close it was, and what each model's opinion is on average."""
@@ -101,6 +102,7 @@ class Trust:
         self.weights.clear()
         self.tallies.clear()
         self.reliability.clear()
+        self.sampled.clear()
         for task, text in self.heard.values():
             self._weigh(task, json.loads(text), weigher)
 
@@ -117,6 +119,7 @@ class Trust:
             answers=seen.answers,
             biases=seen.biases,
             reliability=self.reliability.get(task, ()),
+            sampled=self.sampled.get(task, Tally()),
         )
 
     def is_close(self, task: str, margin: float, share: float) -> bool:
@@ -131,7 +134,8 @@ class Trust:
         return seen.answers * _GOLDEN % 1 < chance
 
     def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
-        self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard)
+        self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard, "right", "frozen")
+        self.sampled[task] = _counted(self.sampled.get(task, Tally()), heard, "picked", "greedy")
         self.reliability[task] = _relied(self.reliability.get(task, _UNTRIED), heard)
         if not heard["likelihood"]:
             return
@@ -159,11 +163,11 @@ def _relied(
     return (*known[:place], moved, *known[place + 1 :])
 
 
-def _counted(tally: Tally, heard: Mapping[str, Json]) -> Tally:
-    frozen = heard.get("frozen")
-    if frozen is None:
+def _counted(tally: Tally, heard: Mapping[str, Json], one: str, other: str) -> Tally:
+    """One more answer that was right or not, where it is known how right the `other` was."""
+    if heard.get(one) is None or heard.get(other) is None:
         return tally
-    right, was = float(cast(float, heard["right"])), float(cast(float, frozen))
+    right, was = float(cast(float, heard[one])), float(cast(float, heard[other]))
     return Tally(
         steps=tally.steps + 1,
         adapted=tally.adapted + right,

@@ -1,11 +1,10 @@
 """Which memories bear on this request, and how they fit into the prompt."""
 
 from tta.retrieval.bank import Banks
-from tta.retrieval.documents import Splitting, passage_tokens, read
 from tta.retrieval.embed import SentenceEmbedder, default_embedder
 from tta.retrieval.names import Names
 from tta.retrieval.pack import Packed, pack
-from tta.retrieval.passages import Passages, Reranker, cite
+from tta.retrieval.passages import Passages, Reranker
 from tta.retrieval.recall import Recaller
 from tta.retrieval.tokens import counter, estimate
 
@@ -17,12 +16,8 @@ __all__ = [
     "Recaller",
     "Reranker",
     "SentenceEmbedder",
-    "Splitting",
-    "cite",
     "counter",
     "default_embedder",
     "estimate",
     "pack",
-    "passage_tokens",
-    "read",
 ]

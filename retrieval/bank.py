@@ -192,6 +192,9 @@ class Banks:
             return task
         return max(recall.cases, key=lambda case: case.score).record.task
 
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        return self._embedder.embed(texts)
+
     def known(self, request: Request, task: str, recall: Recall) -> Sequence[str]:
         """See the `Readers` protocol: of near requests, and the likeliest where answers recur."""
         near = sorted((r for r in recall.cases if r.score >= NEAR), key=lambda r: -r.score)

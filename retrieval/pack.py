@@ -37,12 +37,13 @@ MAX_LISTED_ANSWERS = 16
 TURN_TOKENS = 8
 """Tokens allowed for the template around one turn; what it really takes is the template's."""
 
+ANSWER_TOKENS = 128
+"""Kept free in a context for an answer without `max_new_tokens`, and a list of answers."""
+
 AS_NEAR = 0.8
 """A demonstration less near than this, beside the nearest, is not shown though there were room.
 
-Others distract. Of the bundled model's answers on the generated streams (40 requests each of "nonce"
-and "facts") 95 and 75 % are right so, at 83 and 71 tokens; with all that 512 tokens hold, 83 and
-57 %; with the nearest four, at 132 and 122 tokens, 92.5 and 62.5 %; with 0.7, 95 and 67.5 %.
+Others distract (benchmarks/README.md has the figures).
 """
 
 VOTE_ONLY = "vote"
@@ -72,20 +73,23 @@ def pack(
     budget: int,
     count: Callable[[str], int] | Tokenizer | str,
     answers: Sequence[str] | None = None,
+    context: int | None = None,
 ) -> Packed:
     """The messages for `request` with as much of `recall` as `budget` tokens hold.
 
     Rules come first (the newest before the older ones), then notes, then what is worth most per
     token; what does not fit is dropped, and smaller things after it may still fit. The budget is
     for recalled material alone: the caller's own messages and the list of answers are never
-    dropped. `count` is a tokenizer, a function, or the name of a model that tiktoken knows. Raises
+    dropped; what they leave of a `context` of so many tokens limits it as well. `count` is a
+    tokenizer, a function, or the name of a model that tiktoken knows. Raises
     InvalidSetting for a negative budget, ModelNotFound for a name that is none.
     """
     if budget < 0:
         raise InvalidSetting(
             f"budget={budget!r} tokens", value=budget, hint="Use 0 to show nothing recalled"
         )
-    room = _Room(budget, _counting(count))
+    counts = _counting(count)
+    room = _Room(budget if context is None else _left(context, budget, request, counts), counts)
     told = [*reversed(recall.rules), *recall.notes]
     cases = [case for case in recall.cases if case.channel != VOTE_ONLY]
     shared = [*cases, *recall.passages]
@@ -105,6 +109,13 @@ def _counting(count: Callable[[str], int] | Tokenizer | str) -> Callable[[str], 
     if isinstance(count, str):
         return counter(count)
     return count if callable(count) else count.count
+
+
+def _left(context: int, budget: int, request: Request, count: Callable[[str], int]) -> int:
+    """What the caller's own messages and the answer leave of a model's context."""
+    asked = sum(count(message.content) + TURN_TOKENS for message in request.messages)
+    answer = request.max_new_tokens or ANSWER_TOKENS
+    return max(0, min(budget, context - asked - answer - TURN_TOKENS))
 
 
 class _Room:

@@ -1,4 +1,4 @@
-"""Which passages of the documents that were read bear on a request.
+"""The documents of a user: read into passages, found for a request, judged by feedback.
 
 Knows how to search (by meaning and by words, fused by rank), what feedback said of each passage,
 and how to ask a retriever of the caller's instead. Knows neither where passages are kept
@@ -8,18 +8,23 @@ and how to ask a retriever of the caller's instead. Knows neither where passages
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from tta.errors import InvalidSetting
-from tta.protocols import Embedder, Library
+from tta.protocols import Embedder, Library, Tokenizer
+from tta.retrieval.documents import Splitting, passage_tokens, read
 from tta.retrieval.lexical import Lexical, words
+from tta.retrieval.tokens import estimate
 from tta.types import (
     ANY_TASK,
     EVERYONE,
+    Event,
     EventKind,
     Json,
+    Reading,
     Recalled,
     Record,
     RecordKind,
@@ -29,9 +34,12 @@ from tta.types import (
 if TYPE_CHECKING:
     from llama_index.core.base.base_query_engine import BaseQueryEngine
     from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.node_parser import NodeParser
+    from llama_index.core.readers.base import BaseReader
     from llama_index.core.schema import NodeWithScore
 
     from tta.protocols import FloatArray
+    from tta.retrieval.documents import What
 
     Retriever = BaseRetriever | BaseQueryEngine
 
@@ -53,25 +61,70 @@ NEAR = 0.25
 class Passages:
     """What bears on a request among the documents that its user, or a scope she reads, had read.
 
-    `retriever`: a LlamaIndex retriever or query engine that is asked instead, whoever the user is.
-    `reranker`: puts what was found in its own order.
+    `tokenizer`: of the model that they are shown to, if there is one. `budget`: tokens that a
+    prompt has for all that is recalled. `retriever`: a LlamaIndex retriever or query engine that is asked instead, whoever the
+    user is. `reranker`: puts what was found in its own order.
     """
 
     def __init__(
         self,
         library: Library,
         embedder: Embedder,
+        tokenizer: Tokenizer | None,
         *,
+        budget: int,
         retriever: Retriever | None = None,
         reranker: Reranker | None = None,
     ) -> None:
         _check(retriever)
         self._library, self._embedder = library, embedder
+        self._tokens = passage_tokens(budget)
+        # Without a model nothing is shown to one.
+        self._count = tokenizer.count if tokenizer is not None else estimate
+        self._is_shown = tokenizer is not None
         self._retriever, self._reranker = retriever, reranker
         self._words: dict[str, tuple[object, Sequence[Record], Lexical]] = {}
 
+    def read(
+        self,
+        what: What,
+        user: str,
+        *,
+        parser: NodeParser | None = None,
+        readers: Mapping[str, BaseReader] | None = None,
+    ) -> Reading:
+        """Keep the passages of what is new or changed among documents; see `documents.read`."""
+
+        def keep(document: str, digest: str, passages: Sequence[str]) -> None:
+            said: Mapping[str, Json] = {
+                "document": document,
+                "digest": digest,
+                "passages": tuple(passages),
+            }
+            self._library.learn(Event(kind=EventKind.READ, user=user, body=said))
+
+        return read(
+            what,
+            known={name: digest for name, (_, digest) in self._library.documents(user).items()},
+            keep=keep,
+            splitting=Splitting(
+                tokens=self._tokens, count=self._count, parser=parser, readers=readers or {}
+            ),
+        )
+
+    def told(self, feedback: Event, answered: Event | None) -> Event:
+        """The feedback with what it says of the passages that led to the answer."""
+        sources = answered.body.get("sources") if answered is not None else None
+        if not sources:
+            return feedback
+        shown = self._library.passages(feedback.user, cast(Sequence[str], sources))
+        said = cite(shown, feedback.kind, feedback.body)
+        return replace(feedback, body={**feedback.body, **said})
+
     def find(self, request: Request, task: str) -> tuple[Recalled, ...]:
         """The best passages for a request, best first. One embedding call at most."""
+        if not self._is_shown:
+            return ()
         if self._retriever is not None:
             found, fused = _asked(self._retriever, request)
         else:

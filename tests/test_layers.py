@@ -15,8 +15,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("memory", "retrieval", "decoding", "tasks")
-FLOOR = {"tta.types", "tta.protocols", "tta.errors"}
-BELOW_THE_FLOOR = {"tta.types": set[str](), "tta.errors": set[str](), "tta.protocols": FLOOR}
+FLOOR = {"tta.standing", "tta.sources", "tta.types", "tta.protocols", "tta.errors"}
+BELOW_THE_FLOOR = {
+    "tta.standing": set[str](),
+    "tta.sources": set[str](),
+    "tta.types": {"tta.standing", "tta.sources"},
+    "tta.errors": set[str](),
+    "tta.protocols": FLOOR,
+}
 TOP = {"tta.__main__", "tta.cli", "tta.doctor", "tta.evaluate", "tta.labelled", "tta.plot"}
 HEAVY = ("torch", "transformers", "chromadb", "sentence_transformers", "outlines", "llguidance",
          "llama_index", "sqlalchemy", "numpy", "pydantic", "tta.adapted", "tta.types")  # fmt: skip

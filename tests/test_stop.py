@@ -149,11 +149,6 @@ def test_sure_votes_weigh_more_and_the_sum_stays_the_number_of_votes() -> None:
     assert stop.votes(["a", "b"], [1e5, -1e5])["b"] == 0.0
 
 
-def test_borda_counts_ranks() -> None:
-    assert stop.borda(["a", "b", "b"], [9.0, 2.0, 1.0], power=1.0) == {"a": 3.0, "b": 3.0}
-    assert next(iter(stop.borda(["a", "b", "b"], [9.0, 2.0, 1.0], power=3.0))) == "a"
-
-
 @pytest.mark.parametrize("wrong", [[1.0], [1.0, math.nan]])
 def test_confidences_that_do_not_fit_are_refused(wrong: list[float]) -> None:
     with pytest.raises(InvalidSetting):
@@ -240,7 +235,20 @@ def test_rewards_that_never_differ_end_it() -> None:
     assert Pandora(cost=0.1).enough([1.0, 1.0])
 
 
-def test_no_rule_needs_fewer_samples_than_the_floor() -> None:
-    assert stop.floor(0.8, 0.2) == pytest.approx(3.6, abs=0.05)
-    with pytest.raises(InvalidSetting):
-        stop.floor(0.2, 0.8)
+# ------------------------------------------------------------------------------------- value
+
+
+@given(st.floats(0, 1), st.integers(0, 40))
+def test_what_was_not_seen_can_be_worth_no_more(share: float, n: int) -> None:
+    others = np.linspace(share, 1, 20_001)
+    worth = ((others - share) * (1 - others) ** n).max()
+    assert stop.unseen_gain(share, n) == pytest.approx(worth, abs=1e-6)
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_a_runner_up_is_worth_what_an_integral_says(first: int, second: int) -> None:
+    x = (np.arange(100_000) + 0.5) / 100_000
+    density = first * np.log(x) + second * np.log1p(-x)
+    density = np.exp(density - density.max())
+    worth = (np.maximum(0, 1 - 2 * x) * density).sum() / density.sum()
+    assert stop.rival_gain(first, second) == pytest.approx(worth, abs=1e-5)

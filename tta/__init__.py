@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from tta.types import Grammar as Grammar
     from tta.types import Health as Health
     from tta.types import Learned as Learned
+    from tta.types import Meaning as Meaning
     from tta.types import Message as Message
     from tta.types import Note as Note
     from tta.types import Preference as Preference
     from tta.types import Rating as Rating
     from tta.types import Regex as Regex
     from tta.types import Rule as Rule
+    from tta.types import UpTo as UpTo
 
 _HOME = {
     "Adapted": "tta.adapted",
@@ -47,6 +49,7 @@ _HOME = {
     "Grammar": "tta.types",
     "Health": "tta.types",
     "Learned": "tta.types",
+    "Meaning": "tta.types",
     "Message": "tta.types",
     "Note": "tta.types",
     "Preference": "tta.types",
@@ -55,6 +58,7 @@ _HOME = {
     "Response": "tta.response",
     "Rule": "tta.types",
     "TTAError": "tta.errors",
+    "UpTo": "tta.types",
     "bundled": "tta.micro",
     "wrap": "tta.adapted",
 }

@@ -20,7 +20,7 @@ from tta.errors import InvalidSetting
 from tta.feedback import feedback_event
 from tta.memory import Memory
 from tta.protocols import Embedder, Model
-from tta.request import Prompt, check_reads, check_user, make_request
+from tta.request import VERIFY_SECONDS, Prompt, check_reads, check_user, make_request
 from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
     Banks,
@@ -30,15 +30,9 @@ from tta.retrieval import (
     Recaller,
     Reranker,
     SentenceEmbedder,
-    Splitting,
-    cite,
     default_embedder,
-    estimate,
     pack,
-    passage_tokens,
-    read,
 )
-from tta.retrieval.pack import TURN_TOKENS
 from tta.tasks import TaskInferer
 from tta.types import (
     ANY_TASK,
@@ -50,11 +44,13 @@ from tta.types import (
     Health,
     Json,
     Learned,
+    Meaning,
     Reading,
     Recall,
     Request,
     Rule,
     Task,
+    UpTo,
     Why,
 )
 from tta.types import Prompt as Rendered
@@ -71,8 +67,6 @@ BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
 DEMONSTRATIONS = 16
 """Cases that are offered to a prompt; the budget decides how many it holds."""
-ANSWER_TOKENS = 128
-"""Kept free in a model's context for an answer without `max_new_tokens`, and a list of answers."""
 KEPT = 8
 """How many candidates' texts the journal keeps of an answer."""
 
@@ -113,19 +107,29 @@ class Adapted:
         task: str | None = None,
         output: object = None,
         verify: Callable[[Any], bool | float] | None = None,
-        n: int = 1,
+        verify_seconds: float = VERIFY_SECONDS,
+        same: Callable[[Any], object] | Meaning | None = None,
+        n: int | UpTo | None = None,
         max_new_tokens: int | None = None,
         seed: int = 0,
     ) -> Response:
         """Answer, in the light of all that `user` has taught so far.
 
         `prompt` is a question or a list of messages. `output` is a `Literal`, an `Enum`, a list of
-        choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`. `n`
-        candidates are drawn: the first greedily, the others sampled from `seed`; `verify` says of
-        an open candidate's value how good it is (a bool, or 0 to 1): one expert among others.
+        choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`.
+
+        An open answer is drawn `n` times: the first greedily, the others sampled from `seed`;
+        `tta.UpTo(40)` ends that once the votes agree; None draws once, and more (up to 16) where
+        that promises a better answer: with a verifier, for short typed answers that the model is
+        unsure of, and where feedback showed that it helps. Samples vote for an answer if they have
+        its value, or if `same`, a function of the value, gives the same, or if they mean the same
+        (`tta.Meaning`). `verify` says of a value
+        how good it is (a bool, or 0 to 1): drawing ends with the first that passes. It runs in a
+        thread of its own, for `verify_seconds` at most, and must not call this chat.
 
         Raises InputError for arguments that cannot be used (nothing is recorded then), ModelNeeded
-        for an open answer without a model, StoreError when the answer cannot be recorded.
+        for an open answer without a model, VerifierError when `verify` raises or takes too long,
+        StoreError when the answer cannot be recorded. What raises leaves nothing behind.
         """
         started = perf_counter()
         request = make_request(
@@ -135,6 +139,8 @@ class Adapted:
             task=task,
             output=output,
             verify=verify,
+            verify_seconds=verify_seconds,
+            same=same,
             n=n,
             max_new_tokens=max_new_tokens,
             seed=seed,
@@ -164,7 +170,7 @@ class Adapted:
             memory.sync()
             about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
             event = _with_testimony(feedback_event(feedback, about, user=who), about)
-            return memory.learn(_with_citations(event, about, memory))
+            return memory.learn(self._parts.passages.told(event, about))
 
     def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
         """A standing instruction, for one task or for all."""
@@ -178,37 +184,16 @@ class Adapted:
         parser: NodeParser | None = None,
         readers: Mapping[str, BaseReader] | None = None,
     ) -> Reading:
-        """Have documents answer requests: what bears on one is shown to the model with it.
+        """Take in documents: of this user's alone, what bears on a request is shown with it.
 
-        `what`: a file, a folder (with all below it that is not hidden), LlamaIndex documents or
-        nodes, or a list of those. Only what is new or has changed since is read; what is no longer
-        there leaves. A document that comes from no file is known by its `id_`. Documents belong to
-        one user alone, and are erased with `forget`; until then the journal keeps their text.
-        `parser`: a node parser of LlamaIndex instead of sentences in passages of about a quarter of
-        the budget. `readers`: LlamaIndex readers by ending (".pdf").
-
-        Each document is durable once it is read. Raises InvalidSetting for a path where nothing
-        is, InvalidText if nothing could be read as text, StoreError.
+        `what`: files, folders, LlamaIndex documents or nodes. Only what is new or has changed is
+        read, and what is gone leaves; the journal keeps its text until `forget`. `parser` and
+        `readers` (by ending, ".pdf") of LlamaIndex split and read otherwise. Each document is
+        durable once read. Raises InvalidSetting (no such path), InvalidText (no text), StoreError.
         """
         who = check_user(self.user if user is None else user)
-        memory, model = self._parts.memory, self._parts.model
-        memory.sync()
-
-        def keep(document: str, digest: str, passages: Sequence[str]) -> None:
-            said = {"document": document, "digest": digest, "passages": tuple(passages)}
-            memory.learn(Event(kind=EventKind.READ, user=who, body=said))
-
-        return read(
-            what,
-            known={name: digest for name, (_, digest) in memory.documents(who).items()},
-            keep=keep,
-            splitting=Splitting(
-                tokens=passage_tokens(self._parts.budget),
-                count=model.count if model is not None else estimate,
-                parser=parser,
-                readers=readers or {},
-            ),
-        )
+        self._parts.memory.sync()
+        return self._parts.passages.read(what, who, parser=parser, readers=readers)
 
     def undo(self, feedback: str | Learned, *, user: str | None = None) -> Learned:
         """As if that feedback had never been given. Raises UnknownFeedback, WrongUser."""
@@ -343,9 +328,6 @@ class Adapted:
         self._parts.memory.sync()
         task = self._parts.tasks.infer(request)
         recall = self._parts.recaller.recall(request, task)
-        if self._parts.model is not None:  # they are there to be shown to it
-            passages = self._parts.passages.find(request, task.name)
-            recall = replace(recall, passages=passages)
         return task, recall, *self._compose(request, wanted, recall)
 
     def _compose(
@@ -355,7 +337,8 @@ class Adapted:
         packed = pack(
             request,
             recall,
-            budget=_room(model, self._parts.budget, request),
+            budget=self._parts.budget,
+            context=model.context_length if model is not None else None,
             count=model.count if model is not None else str.__len__,
             answers=wanted.choices if wanted is not None else None,
         )
@@ -399,6 +382,8 @@ class Adapted:
                 stopped=decision.stopped,
                 skipped=decision.skipped,
                 muted=decision.muted,
+                samples=decision.samples,
+                posterior=decision.posterior,
             ),
             learner=self,
         )
@@ -441,7 +426,11 @@ def wrap(
     store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture())
     # Without a model nothing is shown to one: cases vote, and none is chosen for a prompt.
     shown = DEMONSTRATIONS if frozen is not None else 0
-    recaller, names = Recaller(store, embeds, demonstrations=shown), Names(embeds)
+    passages = Passages(
+        store, embeds, frozen, budget=budget, retriever=retriever, reranker=reranker
+    )
+    recaller = Recaller(store, embeds, demonstrations=shown, passages=passages)
+    names = Names(embeds)
     banks = Banks(store, recaller, embeds, names)
     parts = Parts(
         model=frozen,
@@ -449,7 +438,7 @@ def wrap(
         tasks=TaskInferer(store, embeds),
         recaller=recaller,
         banks=banks,
-        passages=Passages(store, embeds, retriever=retriever, reranker=reranker),
+        passages=passages,
         decider=Decider(frozen, names, banks),
         budget=budget,
         lock=RLock(),
@@ -475,15 +464,6 @@ def _embedder(embedder: Embedder | str | None) -> Embedder:
     return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
 
 
-def _room(model: Model | None, budget: int, request: Request) -> int:
-    """Tokens for what is recalled: the budget, or what a short context leaves of it."""
-    if model is None:
-        return budget
-    asked = sum(model.count(message.content) + TURN_TOKENS for message in request.messages)
-    answer = request.max_new_tokens or ANSWER_TOKENS
-    return max(0, min(budget, model.context_length - asked - answer - TURN_TOKENS))
-
-
 def _context(packed: Packed, rendered: Rendered) -> Context:
     return Context(
         messages=packed.messages,
@@ -503,15 +483,6 @@ def _with_testimony(event: Event, about: Event | None) -> Event:
     return replace(event, body={**event.body, **testify(opinions, event.kind, event.body)})
 
 
-def _with_citations(event: Event, about: Event | None, memory: Memory) -> Event:
-    """The event with what it says of the passages that led to the answer."""
-    sources = about.body.get("sources") if about is not None else None
-    if not sources:
-        return event
-    shown = memory.passages(event.user, cast(Sequence[str], sources))
-    return replace(event, body={**event.body, **cite(shown, event.kind, event.body)})
-
-
 def _answered(response: Response, decision: Decision, model: Model | None) -> Event:
     """The journal's line for an answer; the response's id is the event's."""
     return Event(
@@ -529,12 +500,6 @@ def _answered(response: Response, decision: Decision, model: Model | None) -> Ev
             "model": model.id if model is not None else "",
             "opinions": decision.opinions,
             "margin": round(decision.margin, 6),
-            **_cites(response.context),
+            "sources": [source.id for source in response.context.sources],
         },
     )
-
-
-def _cites(context: Context) -> dict[str, Json]:
-    """The ids of the passages shown, if any."""
-    sources = [source.id for source in context.sources]
-    return {"sources": sources} if sources else {}

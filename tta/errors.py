@@ -20,11 +20,14 @@ TTAError
 │   ├── NewerFormat                   written by a newer tta
 │   ├── CorruptStore                  not a tta memory, or damaged
 │   └── IndexInUse                    the embedded index belongs to another process
-└── ModelError (RuntimeError)         the frozen model or its embedder
-    ├── ModelNotFound                 nothing loadable under that id or path
-    ├── ModelNeeded                   an open answer was asked of `wrap(None)`
-    ├── UnsupportedModel              e.g. an encoder-decoder
-    └── MissingExtra                  an optional package is not installed
+├── ModelError (RuntimeError)         the frozen model or its embedder
+│   ├── ModelNotFound                 nothing loadable under that id or path
+│   ├── ModelNeeded                   an open answer was asked of `wrap(None)`
+│   ├── UnsupportedModel              e.g. an encoder-decoder
+│   └── MissingExtra                  an optional package is not installed
+└── VerifierError (RuntimeError)      `verify=` gave no judgement; `value` is what it was asked
+    ├── VerifierFailed                it raised
+    └── VerifierTimeout               it took longer than `verify_seconds`
 """
 
 from __future__ import annotations
@@ -146,3 +149,15 @@ class UnsupportedModel(ModelError):
 
 class MissingExtra(ModelError):
     """An optional package is not installed; `value` names the extra."""
+
+
+class VerifierError(TTAError, RuntimeError):
+    """`verify=` gave no judgement; `value` is the answer's value that it was asked about."""
+
+
+class VerifierFailed(VerifierError):
+    """It raised (see `__cause__`)."""
+
+
+class VerifierTimeout(VerifierError):
+    """It took longer than `verify_seconds`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tta.types import (
     Candidate,
     Cost,
+    Event,
     Feedback,
     Json,
     Learned,
@@ -51,6 +52,17 @@ class Tokenizer(Protocol):
         """How many tokens `text` takes, special tokens not counted."""
 
 
+class Watch(Protocol):
+    """Looks on while samples are drawn, and says when there are enough."""
+
+    def over(self, candidate: Candidate) -> bool:
+        """The next sample, in their order, is over. Whether it was the last that is wanted."""
+
+    def more(self, cost: Cost) -> int:
+        """All that were begun are over; how many to begin next (0: enough). `cost` is of what was
+        drawn last, without the prompt."""
+
+
 class Model(Protocol):
     """A frozen causal language model behind its chat template."""
 
@@ -75,8 +87,14 @@ class Model(Protocol):
         seed: int,
         output: object = None,
         scope: str | None = None,
+        watch: Watch | None = None,
+        halving: bool = False,
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """`n` candidates: the first is greedy, the others sampled by (seed, sample, step).
+
+        With `watch`, `n` is how many are begun at first; it says how it goes on, and what it does
+        not want is given up and left out. `halving`: so is, at an eighth, a quarter and a half of
+        `max_new_tokens`, the less confident half of the samples still running.
 
         With a `scope`, what was run for it before may be continued, and is never seen by others.
         """
@@ -113,6 +131,12 @@ class Library(Records, Protocol):
 
     def documents(self, user: str) -> Mapping[str, tuple[str, str]]:
         """By name (event, digest) of the last reading, the newest last; only to be read."""
+
+    def learn(self, event: Event) -> object:
+        """Keep a reading durably."""
+
+    def passages(self, user: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """The texts of passages by id; "" for those that are not there."""
 
     def worth(self, user: str, task: str) -> Mapping[str, float]:
         """By how much feedback multiplies what a passage counts in a task, 0 to 2, by id; 1 for
@@ -158,6 +182,9 @@ class Readers(Protocol):
     ) -> Mapping[str, FloatArray]:
         """Log-probabilities (nats) of a closed set of answers by expert, each of shape
         (len(answers),); "names" is among them and has no memory."""
+
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors of texts, shape (len(texts), dim): those of one meaning are near."""
 
     def known(self, request: Request, task: str, recall: Recall) -> Sequence[str]:
         """Open answers that were accepted for other requests and may be the answer to this one."""

@@ -5,14 +5,17 @@ Knows the rules of input; knows no model, no memory, no output type.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tta.errors import InvalidSetting, InvalidText
-from tta.types import EVERYONE, Message, Request
+from tta.types import EVERYONE, Meaning, Message, Request, UpTo
 
 ROLES = ("system", "user", "assistant")
 MAX_NAME = 256
+VERIFY_SECONDS = 30.0
+"""How long a verifier may take for one answer, unless a call says otherwise."""
 
 Prompt = str | Sequence[Message | Mapping[str, str]]
 """A question, or a conversation that ends with a user turn."""
@@ -26,7 +29,9 @@ def make_request(
     task: str | None = None,
     output: object = None,
     verify: Callable[[Any], bool | float] | None = None,
-    n: int = 1,
+    verify_seconds: float = VERIFY_SECONDS,
+    same: Callable[[Any], object] | Meaning | None = None,
+    n: int | UpTo | None = None,
     max_new_tokens: int | None = None,
     seed: int = 0,
 ) -> Request:
@@ -35,9 +40,17 @@ def make_request(
         check_name("task", task)
     if max_new_tokens is not None:
         _check_count("max_new_tokens", max_new_tokens)
-    _check_count("n", n)
-    if verify is not None and not callable(verify):
-        raise InvalidSetting(f"verify must be a function, was {verify!r}", value=verify)
+    _check_samples(n)
+    if isinstance(same, Meaning) and not 0 < same.least <= 1:
+        raise InvalidSetting(f"least must be above 0, was {same.least!r}", value=same.least)
+    meant = None if isinstance(same, Meaning) else same
+    for name, given in (("verify", verify), ("same", meant)):
+        if given is not None and not callable(given):
+            raise InvalidSetting(f"{name} must be a function, was {given!r}", value=given)
+    if not 0 < verify_seconds <= threading.TIMEOUT_MAX:
+        raise InvalidSetting(
+            f"verify_seconds must be above 0, was {verify_seconds!r}", value=verify_seconds
+        )
     return Request(
         messages=_messages(prompt),
         user=check_user(user),
@@ -45,6 +58,8 @@ def make_request(
         task=task,
         output=output,
         verify=verify,
+        verify_seconds=verify_seconds,
+        same=same,
         n=n,
         max_new_tokens=max_new_tokens,
         seed=_check_seed(seed),
@@ -108,6 +123,17 @@ def check_reads(reads: Sequence[str], user: str) -> tuple[str, ...]:
 def _check_count(what: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidSetting(f"{what} must be an integer of at least 1, was {value!r}", value=value)
+
+
+def _check_samples(n: object) -> None:
+    if n is None:
+        return
+    if not isinstance(n, UpTo):
+        _check_count("n", n)
+        return
+    _check_count("the most samples", n.most)
+    if not 0.5 <= n.sure <= 1:
+        raise InvalidSetting(f"sure must be from 0.5 to 1, was {n.sure!r}", value=n.sure)
 
 
 def _check_seed(seed: object) -> int:

@@ -1,4 +1,4 @@
-"""The values that flow through one step. This module imports nothing of tta and no third party.
+"""The values that flow through one step. This module imports no third party.
 
 request -> task -> recalled -> context -> candidates -> response -> feedback -> event -> records
 
@@ -14,6 +14,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
+
+from tta.sources import Reading as Reading
+from tta.sources import Source as Source
+from tta.standing import Bias as Bias
+from tta.standing import Health as Health
+from tta.standing import Standing as Standing
+from tta.standing import Tally as Tally
+from tta.standing import Weights as Weights
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 """What `json.dumps` takes."""
@@ -67,6 +75,30 @@ class Grammar:
     lark: str
 
 
+@dataclass(frozen=True, slots=True)
+class UpTo:
+    """`n=tta.UpTo(40)`: samples are drawn until the answer is as good as settled, `most` of them.
+
+    `sure` (0.5 to 1): the probability from which it counts as settled that no other answer is
+    given more often; at 1 drawing ends only when the samples left could not change it. `halving`:
+    of a wave that runs, the less confident half is given up after an eighth, a quarter and a half
+    of `max_new_tokens` (speculative rejection: Sun et al., 2024): for long answers, at the price
+    of votes.
+    """
+
+    most: int
+    sure: float = 0.95
+    halving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """`same=tta.Meaning()`: two answers are one if the vectors of their texts have a cosine of
+    `least` or more."""
+
+    least: float = 0.9
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What is asked, and in whose name.
@@ -74,7 +106,9 @@ class Request:
     `user` is the scope: a part of every key, never a filter that could be left out. `reads` names
     the wider scopes that may be read besides it, nearest first.
     `output` is whatever the caller passed; only `decoding` knows what it means. `verify` says of an
-    answer's value how good it is (True and False, or 0 to 1).
+    answer's value how good it is (True and False, or 0 to 1), within `verify_seconds`. `same`: two
+    answers are one if it gives the same for their values. `n`: so many samples; None: as many as
+    pay, one as a rule.
     """
 
     messages: tuple[Message, ...]
@@ -83,7 +117,9 @@ class Request:
     task: str | None = None
     output: object = None
     verify: Callable[[Any], bool | float] | None = None
-    n: int = 1
+    verify_seconds: float = 30.0
+    same: Callable[[Any], object] | Meaning | None = None
+    n: int | UpTo | None = None
     max_new_tokens: int | None = None
     seed: int = 0
     id: str = field(default_factory=new_id)
@@ -194,20 +230,6 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A passage that the model was shown, and the `document` it is from; `score` as in
-    `Recalled`."""
-
-    document: str
-    text: str
-    score: float
-    id: str
-
-    def __str__(self) -> str:
-        return f"{self.document}: {self.text}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What the model is shown, and what was left out for lack of room.
 
@@ -290,7 +312,12 @@ class Why:
     """What decided: for each expert its weight (they sum to 1), and the remembered cases for and
     against. `skipped` names the experts that were not asked, since they would have cost a pass of
     the model and count for little here; `muted` is the probability that the feedback of this task
-    says nothing (that much of the weight is the frozen model's)."""
+    says nothing (that much of the weight is the frozen model's).
+
+    `stopped` says why no more was drawn. `samples` has the answer that each sample gave, in the
+    order in which they were drawn (None: cut off, which is no vote), `posterior` after each of
+    them the probability that the answer ahead by then is the one that most samples would give;
+    both are empty for what was not drawn."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     spoke_for: tuple[Recalled, ...] = ()
@@ -298,6 +325,8 @@ class Why:
     stopped: str = ""
     skipped: tuple[str, ...] = ()
     muted: float = 0.0
+    samples: tuple[str | None, ...] = ()
+    posterior: tuple[float, ...] = ()
 
 
 # --------------------------------------------------------------------------------- feedback
@@ -375,125 +404,6 @@ class Learned:
 
     def __repr__(self) -> str:
         return f"<Learned +{len(self.added)} -{len(self.removed)}: {self.reason}>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Reading:
-    """What `chat.read` found: names of documents; `skipped` says of those that could not be read
-    why; `passages` counts what the new and the changed ones were split into."""
-
-    new: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    unchanged: tuple[str, ...] = ()
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    passages: int = 0
-
-    def __repr__(self) -> str:
-        return (
-            f"<Reading {len(self.new)} new, {len(self.changed)} changed, {len(self.removed)}"
-            f" removed, {len(self.unchanged)} unchanged, {len(self.skipped)} skipped:"
-            f" {self.passages} passages>"
-        )
-
-
-# ------------------------------------------------------------------------------- trusting
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """What feedback has said of the experts of one (scope, task).
-
-    `cells`: for each expert the probability that it is the one to listen to, split by how sharply
-    to read it and by the share of wrong feedback (what the places mean is `decoding.mixture`'s to
-    say); `mute`: that the feedback says nothing at all. Together they sum to 1.
-    `log_loss`: nats of the mixture over all feedback; `expert_log_loss` the same of each expert
-    alone (the mixture's where it was not asked); `allowance`: by how much the mixture's may exceed
-    it, by theorem.
-    """
-
-    cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    mute: float = 1.0
-    feedback: int = 0
-    log_loss: float = 0.0
-    expert_log_loss: Mapping[str, float] = field(default_factory=dict)
-    allowance: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """Sums over the feedback of one (scope, task) that says whether the answer was right, and of
-    which it is known what the frozen model would have answered.
-
-    `steps` of them; `adapted` and `frozen` right; `gained` and `gained_squared` sum the difference.
-    """
-
-    steps: int = 0
-    adapted: float = 0.0
-    frozen: float = 0.0
-    gained: float = 0.0
-    gained_squared: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bias:
-    """The sum of a model's log-probabilities over `count` requests: of answer a it is
-    `rest + sums.get(a, 0)`."""
-
-    count: int = 0
-    rest: float = 0.0
-    sums: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What is known of the experts before a request is answered: their weights in its task,
-    whether there was any feedback of this user (`experienced`), how many requests of the task were
-    answered, the models' biases towards answers, by expert, and how often open answers were right:
-    (feedback, right) for each fifth of the confidence that the experts had in them."""
-
-    weights: Weights = field(default_factory=Weights)
-    experienced: bool = False
-    answers: int = 0
-    biases: Mapping[str, Bias] = field(default_factory=dict)
-    reliability: tuple[tuple[float, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """How adaptation fares in one (scope, task).
-
-    `feedback` counts what moved the weights: where there was one candidate only, nothing is said of
-    the experts. `accuracy` and `frozen_accuracy` (0 to 1) are of the same `steps`, those whose
-    feedback says what was right; after a mere "wrong", the frozen model's other answer counts by
-    how probable it was. `gain` is their difference with its 95 % `interval`. `noise` is the
-    inferred share of feedback that is wrong. `log_loss <= expert_log_loss[e] + bound` holds for
-    the best expert, always.
-    """
-
-    user: str
-    task: str
-    feedback: int
-    steps: int
-    accuracy: float
-    frozen_accuracy: float
-    gain: float
-    interval: tuple[float, float]
-    weights: Mapping[str, float]
-    noise: float
-    muted: bool
-    why: str
-    log_loss: float
-    expert_log_loss: Mapping[str, float]
-    bound: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.user}/{self.task}: {100 * self.accuracy:.1f} % adapted,"
-            f" {100 * self.frozen_accuracy:.1f} % frozen over {self.steps} steps"
-            f" ({100 * self.gain:+.1f}, {100 * self.interval[0]:+.1f} to"
-            f" {100 * self.interval[1]:+.1f}); {self.why}"
-        )
 
 
 # ---------------------------------------------------------------------------------- journal
