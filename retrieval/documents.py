@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from tta.errors import InvalidSetting, InvalidText
 from tta.types import Reading
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode
 
     What = str | Path | BaseNode | Sequence[str | Path | BaseNode]
+
+
+class How(TypedDict, total=False):
+    """`parser`: a LlamaIndex node parser that splits documents, instead of passages of sentences;
+    `readers`: LlamaIndex readers of files by their ending (".pdf")."""
+
+    parser: NodeParser
+    readers: Mapping[str, BaseReader]
+
 
 Keep = Callable[[str, str, Sequence[str]], object]
 """(document, digest, passages): this is what the document says now; no digest: it is gone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 import numpy as np
 
@@ -34,12 +34,10 @@ from tta.types import (
 if TYPE_CHECKING:
     from llama_index.core.base.base_query_engine import BaseQueryEngine
     from llama_index.core.base.base_retriever import BaseRetriever
-    from llama_index.core.node_parser import NodeParser
-    from llama_index.core.readers.base import BaseReader
     from llama_index.core.schema import NodeWithScore
 
     from tta.protocols import FloatArray
-    from tta.retrieval.documents import What
+    from tta.retrieval.documents import How, What
 
     Retriever = BaseRetriever | BaseQueryEngine
 
@@ -62,8 +60,8 @@ class Passages:
     """What bears on a request among the documents that its user, or a scope she reads, had read.
 
     `tokenizer`: of the model that they are shown to, if there is one. `budget`: tokens that a
-    prompt has for all that is recalled. `retriever`: a LlamaIndex retriever or query engine that is asked instead, whoever the
-    user is. `reranker`: puts what was found in its own order.
+    prompt has for all that is recalled. `retriever`: a LlamaIndex retriever or query engine that is
+    asked instead, whoever the user is. `reranker`: puts what was found in its own order.
     """
 
     def __init__(
@@ -85,14 +83,7 @@ class Passages:
         self._retriever, self._reranker = retriever, reranker
         self._words: dict[str, tuple[object, Sequence[Record], Lexical]] = {}
 
-    def read(
-        self,
-        what: What,
-        user: str,
-        *,
-        parser: NodeParser | None = None,
-        readers: Mapping[str, BaseReader] | None = None,
-    ) -> Reading:
+    def read(self, what: What, user: str, **how: Unpack[How]) -> Reading:
         """Keep the passages of what is new or changed among documents; see `documents.read`."""
 
         def keep(document: str, digest: str, passages: Sequence[str]) -> None:
@@ -108,7 +99,10 @@ class Passages:
             known={name: digest for name, (_, digest) in self._library.documents(user).items()},
             keep=keep,
             splitting=Splitting(
-                tokens=self._tokens, count=self._count, parser=parser, readers=readers or {}
+                tokens=self._tokens,
+                count=self._count,
+                parser=how.get("parser"),
+                readers=how.get("readers", {}),
             ),
         )
 

@@ -47,7 +47,8 @@ class Recaller:
 
     `demonstrations`: how many cases are meant to be shown; `voters`: how many cases, and how many
     rejected answers, are recalled in all (exact search, so many are cheap); `notes`: at most so
-    many notes; `passages`: finds those of documents. Raises InvalidSetting for counts below 0 or more demonstrations than voters.
+    many notes; `passages`: finds those of documents. Raises InvalidSetting for counts below 0 or
+    more demonstrations than voters.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import RLock
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from tta.decoding import Decider, Decision, Mixture, Output, Prompts, health, load, testify
 from tta.errors import InvalidSetting
@@ -56,11 +56,9 @@ from tta.types import (
 from tta.types import Prompt as Rendered
 
 if TYPE_CHECKING:
-    from llama_index.core.node_parser import NodeParser
-    from llama_index.core.readers.base import BaseReader
     from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
-    from tta.retrieval.documents import What
+    from tta.retrieval.documents import How, What
     from tta.retrieval.passages import Retriever
 
 BUDGET = 512
@@ -176,14 +174,7 @@ class Adapted:
         """A standing instruction, for one task or for all."""
         return self.learn(Rule(text=text, task=task), user=user)
 
-    def read(
-        self,
-        what: What,
-        *,
-        user: str | None = None,
-        parser: NodeParser | None = None,
-        readers: Mapping[str, BaseReader] | None = None,
-    ) -> Reading:
+    def read(self, what: What, *, user: str | None = None, **how: Unpack[How]) -> Reading:
         """Take in documents: of this user's alone, what bears on a request is shown with it.
 
         `what`: files, folders, LlamaIndex documents or nodes. Only what is new or has changed is
@@ -193,7 +184,7 @@ class Adapted:
         """
         who = check_user(self.user if user is None else user)
         self._parts.memory.sync()
-        return self._parts.passages.read(what, who, parser=parser, readers=readers)
+        return self._parts.passages.read(what, who, **how)
 
     def undo(self, feedback: str | Learned, *, user: str | None = None) -> Learned:
         """As if that feedback had never been given. Raises UnknownFeedback, WrongUser."""
