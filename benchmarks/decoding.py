@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import constraints
+from benchmarks import constraints, serving
 from tta.decoding import choices, engine, layers, sample, stop
 from tta.decoding.cache import PrefixCache, prefill
 from tta.decoding.engine import Fork, Prefix, Row, Rules
@@ -350,6 +350,10 @@ def json16() -> dict[str, float]:
     return constraints.json16(model(len(constraints.tokenizer())), against)
 
 
+def acall8() -> dict[str, float]:
+    return serving.acall8(against)
+
+
 def compile500() -> dict[str, float]:
     return constraints.compile500(against)
 
@@ -371,6 +375,8 @@ ROWS: dict[str, tuple[Callable[[], dict[str, float]], float, str]] = {
     "choice20": (choice20, 3.0, "8 constrained samples after a shared prefill"),
     "votes": (votes, 2.0, "40 votes"),
     "ragged": (ragged, 1.4, "keeping rows that are over"),
+    "acall8": (acall8, 1.0, "the same 8 calls one after the other, bundled model, no goal given"),
+    "steps": (serving.steps, 1.0, "tokens of best-of-N, as many as are right as often, no goal"),
     "n1": (n1, 1.03, "generate, greedy (ratio: ours to its time, at most the goal)"),
 }
 

@@ -1,5 +1,6 @@
 """How a frozen model answers: drawing, choosing among a closed set, deciding."""
 
+from tta.decoding.batch import Batch, Joined, Lock, Ticket
 from tta.decoding.constrain import Output
 from tta.decoding.decide import Decider, Decision, Prompts
 from tta.decoding.health import health
@@ -9,12 +10,16 @@ from tta.decoding.mixture import Mixture
 from tta.decoding.testimony import testify
 
 __all__ = [
+    "Batch",
     "Decider",
     "Decision",
     "HFModel",
+    "Joined",
+    "Lock",
     "Mixture",
     "Output",
     "Prompts",
+    "Ticket",
     "health",
     "load",
     "testify",

@@ -3,13 +3,13 @@
 Knows token ids, scopes and bytes. Refuses to know text and users' names beyond a scope's string.
 
 What is kept is found by its token ids themselves, all of them, never by a hash alone: another
-beginning cannot be taken for this one. A scope's entries are invisible to every other scope; only
-a beginning that the caller says is common to all (`common`) is kept in the scope "". Forking
-copies, so an entry never changes.
+beginning cannot be taken for this one. A scope's entries are invisible to every other scope: not
+even a beginning that many have in common is shared, since how long an answer takes would tell what
+others asked. Forking copies, so an entry never changes.
 
-Prompts are cut at fixed places (every `CHUNK` tokens, and where the common part ends) whether or
-not anything is cached. So the same pieces are run either way, and what is cached changes how long
-an answer takes, never a bit of it.
+Prompts are cut at fixed places (every `CHUNK` tokens) whether or not anything is cached. So the
+same pieces are run either way, and what is cached changes how long an answer takes, never a bit of
+it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ CHUNK = 512
 bundled model, at 512 a tenth; with a larger model 5 % and less."""
 LIMIT = 256 * 2**20
 """Bytes."""
-SHARED_SCOPE = ""
 Key = tuple[object, str, tuple[int, ...]]
 
 
@@ -113,14 +112,12 @@ def prefill(
     ids: Sequence[int],
     cache: PrefixCache | None,
     *,
-    scope: str = SHARED_SCOPE,
-    common: int = 0,
+    scope: str = "",
     resumes: bool = True,
     grouped: bool = False,
 ) -> Filled:
     """Run a prompt, from the longest beginning of it that this scope may use.
 
-    `common`: how many of the first tokens are nobody's own, and so may be found from every scope.
     `resumes`: the model can be run in pieces; otherwise only a whole prompt is found again.
     `grouped`: as for `Prefix`.
     """
@@ -129,16 +126,15 @@ def prefill(
         return Filled(Prefix(model, ids), 0, 1)
     check_evaluating(model)  # also where nothing is left to run
     state = _state(model)
-    cuts = _cuts(len(ids), common) if resumes else [len(ids)]
-    keys = [(state, SHARED_SCOPE if cut <= common else scope, ids[:cut]) for cut in cuts]
+    cuts = [*range(CHUNK, len(ids), CHUNK), len(ids)] if resumes else [len(ids)]
+    keys = [(state, scope, ids[:cut]) for cut in cuts]
     at, prefix = _longest(cache, keys)
     reused = cuts[at - 1] if prefix is not None else 0
-    new: dict[str, dict[Key, Prefix]] = {}
+    new: dict[Key, Prefix] = {}
     for key in keys[at:]:
-        prefix = Prefix(model, key[2], start=prefix, grouped=grouped)
-        new.setdefault(key[1], {})[key] = prefix
-    for owner, prefixes in new.items():
-        cache.put(owner, prefixes)
+        prefix = new[key] = Prefix(model, key[2], start=prefix, grouped=grouped)
+    if new:
+        cache.put(scope, new)
     assert prefix is not None  # there is always a cut at the end
     return Filled(prefix, reused, len(keys) - at)
 
@@ -150,13 +146,6 @@ def _longest(cache: PrefixCache, keys: Sequence[Key]) -> tuple[int, Prefix | Non
         if prefix is not None:
             return at, prefix
     return 0, None
-
-
-def _cuts(tokens: int, common: int) -> list[int]:
-    cuts = {*range(CHUNK, tokens, CHUNK), tokens}
-    if 0 < common < tokens:
-        cuts.add(common)
-    return sorted(cuts)
 
 
 def _state(model: PreTrainedModel) -> object:

@@ -7,7 +7,8 @@ feedback will do to the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from tta.decoding.experts import (
     with_model,
 )
 from tta.decoding.mixture import Blend, alone, blend, joined, without
-from tta.decoding.open import Drawing
+from tta.decoding.open import Drawing, Drawn, refused_before
 from tta.decoding.stop import Timing
 from tta.decoding.testimony import opinions_json
 from tta.errors import InvalidSetting
@@ -80,6 +81,16 @@ class Decider:
         self._model, self._names, self._readers = model, names, readers
         self._timing = Timing()
 
+    @property
+    def _drawing(self) -> Drawing:
+        return Drawing(self._model, self._readers, self._timing)
+
+    def through(self, model: Model) -> Decider:
+        """The same with the model reached in another way."""
+        other = copy.copy(self)
+        other._model = model
+        return other
+
     def decide(
         self,
         request: Request,
@@ -92,9 +103,40 @@ class Decider:
         """Raises ModelNeeded for an open answer without a model, InvalidSetting for a verifier of a
         closed set, VerifierError for one that raises or hangs."""
         if output is None or output.choices is None:
-            drawing = Drawing(self._model, self._readers, self._timing)
-            return _open(drawing, request, task, output, prompts, recall, standing)
+            return _open(self._drawing, request, task, output, prompts, recall, standing)
         return self._closed(request, task, output, output.choices, prompts, recall, standing)
+
+    def settled(
+        self,
+        request: Request,
+        task: str,
+        output: Output | None,
+        prompts: Prompts,
+        recall: Recall,
+        standing: Standing,
+    ) -> Decision | None:
+        """The decision where the answer is not what is drawn first, whatever it is: of a closed
+        set, what was accepted for this very request, or where something was refused for it. None
+        where it is, so that it may be shown while it is drawn (`stream`)."""
+        closed = output is not None and output.choices is not None
+        accepted = self._drawing.accepted(request, output, recall)
+        if closed or accepted is not None or refused_before(recall):
+            return self.decide(request, task, output, prompts, recall, standing)
+        return None
+
+    def stream(
+        self,
+        request: Request,
+        task: str,
+        output: Output | None,
+        prompts: Prompts,
+        recall: Recall,
+        standing: Standing,
+    ) -> Generator[str, None, Decision]:
+        """The text of an open answer as it is drawn. Nothing of the memory is read meanwhile."""
+        leader = leads(standing)
+        found = yield from self._drawing.stream(request, output, prompts, recall, leader, standing)
+        return _decided(self._drawing, request, task, output, prompts, recall, standing, found)
 
     def frozen(self, request: Request, output: Output | None, prompt: Prompt) -> Decision:
         """The model alone (without one: the names alone), greedy, whatever `n` is."""
@@ -107,8 +149,7 @@ class Decider:
                 opinion, cost = self._model.choose(prompt, answers, scope=request.user)
             mixed = alone(FROZEN, opinion)
             return decision(_chosen(answers, opinion), mixed, cost, "closed set", {})
-        drawing = Drawing(self._model, self._readers, self._timing)
-        drawn, cost = drawing.sample(request, output, prompt, 1)
+        drawn, cost = self._drawing.sample(request, output, prompt, 1)
         return decision(drawn, alone(FROZEN, np.zeros(1)), cost, "greedy", {})
 
     def _closed(
@@ -121,10 +162,10 @@ class Decider:
         recall: Recall,
         standing: Standing,
     ) -> Decision:
-        if request.verify is not None:
+        if request.verify is not None or request.verify_step is not None:
             raise InvalidSetting(
-                "verify= judges open answers, and output= is a closed set",
-                value=request.verify,
+                "verify= and verify_step= judge open answers, and output= is a closed set",
+                value=request.verify or request.verify_step,
                 hint="Leave the answers out that would not pass",
             )
         opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))
@@ -210,6 +251,19 @@ def _open(
         opinion = alone(EXACT, np.zeros(1))
         return decision([accepted], opinion, Cost(), "accepted for this very request", {})
     found = drawing.draw(request, task, output, prompts, recall, leads(standing), standing)
+    return _decided(drawing, request, task, output, prompts, recall, standing, found)
+
+
+def _decided(
+    drawing: Drawing,
+    request: Request,
+    task: str,
+    output: Output | None,
+    prompts: Prompts,
+    recall: Recall,
+    standing: Standing,
+    found: Drawn,
+) -> Decision:
     opinions, cost = drawing.opinions(request, task, output, prompts, recall, standing, found)
     texts = [c.text for c in found.candidates]
     mixed = blend(opinions, standing.weights)

@@ -7,9 +7,10 @@ ours, and no gradient is recorded.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,6 +43,9 @@ class Matcher(Protocol):
         """Shape (V,)."""
 
     def take(self, token: int) -> None: ...
+
+    def copied(self) -> Matcher:
+        """One for a row that goes on from here in another way."""
 
     def forced(self) -> Sequence[int]:
         """The tokens that must come next, as the tokenizer would write them; often none."""
@@ -146,6 +150,15 @@ class Rows:
         if self.cache is not None:
             self.cache.reorder_cache(rows)  # type: ignore[arg-type]
 
+    def copied(self) -> Rows:
+        """The same rows once more: what is done to them leaves these as they are."""
+        from tta.decoding import layers
+
+        twin = copy.copy(self)  # ids are only ever replaced
+        if self.cache is not None:
+            twin.cache = layers.continued(self.cache)
+        return twin
+
 
 def forward(
     model: PreTrainedModel,
@@ -238,6 +251,17 @@ class Row:
         only[self.forced[0]] = True
         return only
 
+    def copied(self, uniforms: Floats | None = None) -> Row:
+        """A row that goes on from here with other random numbers."""
+        return replace(
+            self,
+            uniforms=uniforms,
+            matcher=None if self.matcher is None else self.matcher.copied(),
+            ids=list(self.ids),
+            stats=replace(self.stats, confidences=list(self.stats.confidences)),
+            forced=list(self.forced),
+        )
+
     def take(self, token: int) -> None:
         self.ids.append(token)
         if self.matcher is None:
@@ -281,13 +305,10 @@ def steps(
     import torch
 
     live = list(rows)
-    begin(live)
+    begin(prefix, live, rules)
     state: Rows | None = None
-    logits = prefix.logits[:, None].expand(len(live), -1, -1)
     passes = 0
     while True:
-        for place in range(logits.shape[1]):
-            _advance_all(live, logits[:, place], rules)
         yield passes
         going = _places([row.finish is None for row in live])
         if not going:
@@ -299,13 +320,25 @@ def steps(
         live = [live[i] for i in going]
         ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
         logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
+        for place in range(logits.shape[1]):
+            _advance_all(live, logits[:, place], rules)
         passes += 1
 
 
-def begin(rows: Sequence[Row]) -> None:
+def begin(prefix: Prefix, rows: Sequence[Row], rules: Rules) -> None:
+    """Give rows their first tokens."""
+    prepare(rows)
+    _advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
+
+
+def prepare(rows: Sequence[Row]) -> None:
     """Before the first token: what a constraint forces from the start."""
     for row in rows:
         row.forced = list(row.matcher.forced()) if row.matcher is not None else []
+
+
+Steps = Callable[[Prefix, Sequence[Row], Rules, Fork], Generator[int]]
+"""What `steps` is, or another that does the same."""
 
 
 def _places(going: Sequence[bool]) -> list[int]:
@@ -323,16 +356,28 @@ def _ahead(live: Sequence[Row], rules: Rules) -> int:
 
 
 def _advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
-    steps = sample.step(
+    allowed = [row.allowed(logits.shape[-1]) for row in live]
+    settle(live, sampled(live, logits, allowed, rules), rules)
+
+
+def sampled(
+    rows: Sequence[Row], logits: torch.Tensor, allowed: Sequence[Bools | None], rules: Rules
+) -> list[sample.Step]:
+    """The next token of each row; `logits` (N, V)."""
+    return sample.step(
         logits,
-        [row.random for row in live],
+        [row.random for row in rows],
         sampling=rules.sampling,
         ends=rules.ends,
-        allowed=[row.allowed(logits.shape[-1]) for row in live],
+        allowed=allowed,
         vocabulary=rules.vocabulary,
     )
-    for row, taken in zip(live, steps, strict=True):
-        advance(row, taken, rules)
+
+
+def settle(live: Sequence[Row], taken: Sequence[sample.Step], rules: Rules) -> None:
+    """Give rows that are drawn together their next tokens, and let go of those rejected."""
+    for row, step in zip(live, taken, strict=True):
+        advance(row, step, rules)
     if rules.reject is not None:
         going = [row for row in live if row.finish is None]
         for i in rules.reject(going):

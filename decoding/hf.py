@@ -9,22 +9,26 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tta.decoding import choices, engine
-from tta.decoding.cache import LIMIT, SHARED_SCOPE, Filled, PrefixCache, prefill
+from tta.decoding.cache import LIMIT, Filled, PrefixCache, prefill
 from tta.decoding.constrain import Output
 from tta.decoding.matcher import TokenMatcher, token_table
+from tta.decoding.pieces import Pieces
 from tta.decoding.plan import Plan, forced, pays, plan
 from tta.decoding.sample import Sampling, uniforms
+from tta.decoding.search import Search
 from tta.decoding.template import PLAIN_STOP, Template, end_ids, within
 from tta.decoding.waves import Waves
 from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
-from tta.types import Candidate, Cost, Message, Prompt
+from tta.types import Candidate, Cost, Message, Prompt, Steps
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -36,8 +40,6 @@ CONTEXT_FALLBACK = 4096
 """Tokens, for configurations that name no limit (recurrent models, mostly)."""
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _VOLATILE_KEYS = ("_name_or_path", "transformers_version")
-_STEMS = 256
-"""How many conversations' beginnings are remembered by length."""
 _ANSWERS = 4096
 """How many answers' token ids are remembered."""
 _STOP_WINDOW = 16
@@ -65,9 +67,11 @@ class HFModel:
         self.sampling = Sampling()
         self._table: tuple[tuple[object, ...], LLTokenizer] | None = None
         self._plans: dict[tuple[object, ...], Plan] = {}
+        self._planning = threading.Lock()
         self._forced: tuple[str | None, str | None] = (None, None)
+        self._steps: engine.Steps = engine.steps
+        self._check: Callable[[], None] = lambda: None
         self._answers: dict[tuple[int, str], tuple[int, ...]] = {}
-        self._stems: dict[tuple[Message, ...], int] = {}
 
     def __repr__(self) -> str:
         return f"HFModel({self.id!r}, context_length={self.context_length})"
@@ -137,8 +141,9 @@ class HFModel:
         model's owner sets it up, unless `using` says otherwise."""
         config = self.model.config
         key = (config._attn_implementation, self.model.dtype, self.model.device)
-        if key not in self._plans:
-            self._plans[key] = plan(self.model)
+        with self._planning:  # once, however many callers come at the same time
+            if key not in self._plans:
+                self._plans[key] = plan(self.model)
         found = self._plans[key]
         return found if self._forced == (None, None) else forced(found, *self._forced)
 
@@ -160,18 +165,12 @@ class HFModel:
         _ = view.plan
         return view
 
-    def stem(self, messages: Sequence[Message]) -> int:
-        """How many of the first ids of `render(messages)` stay whatever the last turn says: what
-        may be passed as `common=` when nothing before that turn is anyone's own."""
-        head = tuple(messages[:-1])
-        if head not in self._stems:
-            ends = [Message(role=messages[-1].role, content=text) for text in ("0", "a b")]
-            one, other = (self.render([*head, end]).ids for end in ends)
-            if len(self._stems) >= _STEMS:
-                self._stems.clear()
-            pairs = enumerate(zip(one, other, strict=False))
-            self._stems[head] = next((i for i, (a, b) in pairs if a != b), 0)
-        return self._stems[head]
+    def stepping(self, steps: engine.Steps, check: Callable[[], None]) -> HFModel:
+        """The same model whose rows are drawn by `steps`, in company for one (`batch`); `check`
+        raises where nobody waits for them any more."""
+        view = copy.copy(self)
+        view._steps, view._check = steps, check
+        return view
 
     def forget(self, scope: str | None = None) -> None:
         """Drop what the prefix cache keeps of one scope; everything when None."""
@@ -188,7 +187,6 @@ class HFModel:
         seed: int,
         output: object = None,
         scope: str | None = None,
-        common: int = 0,
         watch: Watch | None = None,
         halving: bool = False,
     ) -> tuple[tuple[Candidate, ...], Cost]:
@@ -197,45 +195,108 @@ class HFModel:
         Random numbers come from (seed, sample, step): sample i does not depend on n. Texts are as
         decoded, special tokens left out, nothing stripped, save for the one space (plain format)
         that stands between prompt and answer. With a `scope` (a user, as a rule) the prompt may
-        be continued from one that this scope ran before, its first `common` tokens from one that
-        anyone ran; without, nothing is reused or kept. `watch` and `halving` as the protocol says.
+        be continued from one that this scope ran before; without, nothing is reused or kept.
+        `watch` and `halving` as the protocol says.
 
         `InvalidSetting`: n or max_new_tokens below 1; `PromptTooLong`; `InvalidOutput`: `output`
         cannot be enforced.
         """
-        started = time.perf_counter()
         self._check_draw(prompt, n, max_new_tokens)
+        begun = self.begin(prompt, max_new_tokens, seed, output, scope)
+        waves = Waves(
+            prefix=begun.prefix,
+            rows=begun.rows,
+            read=begun.candidate,
+            rules=begun.rules,
+            fork=partial(self.fork, begun.prefix),
+            steps=self._steps,
+            halving=halving,
+        )
+        found, spent = waves.draw(n, watch)
+        return found, begun.cost(spent.passes, spent.drawn)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+    ) -> Generator[str, None, tuple[Candidate, Cost]]:
+        """The text of `draw`'s first candidate in pieces, as it is drawn; returns the candidate.
+
+        Drawing goes on when the next piece is asked for, and is over when this is closed. Raises
+        what `draw` does when the first piece is asked for.
+        """
+        self._check_draw(prompt, 1, max_new_tokens)
+        begun = self.begin(prompt, max_new_tokens, seed, output, scope)
+        free = begun.rules.stops is not None and output is None
+        pieces = Pieces(begun.read, settled=self._settled, mark=PLAIN_STOP if free else "")
+        (row,), passes = begun.rows(0, 1), 0
+        how = self.fork(begun.prefix, 1)
+        for passes in self._steps(begun.prefix, [row], begun.rules, how):  # noqa: B007 - the last
+            if row.finish is None and (piece := pieces.more(row.ids)):
+                yield piece
+        candidate = begun.candidate(row)
+        if piece := pieces.rest(candidate.text):
+            yield piece
+        return candidate, begun.cost(passes, len(row.ids))
+
+    def search(
+        self,
+        prompt: Prompt,
+        steps: Steps,
+        judge: Callable[[tuple[str, ...]], float],
+        *,
+        n: int,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+    ) -> tuple[tuple[Candidate, ...], Cost, str]:
+        """`n` candidates whose every step `judge` accepts, best first, and why the search ended
+        (see `decoding.search`); otherwise as `draw`."""
+        self._check_draw(prompt, n, max_new_tokens)
+        begun = self.begin(prompt, max_new_tokens, seed, output, scope)
+        ragged = self.plan.ragged
+        return Search(
+            begun=begun, steps=steps, ask=judge, wanted=n, together=ragged, check=self._check
+        ).run()
+
+    def begin(
+        self, prompt: Prompt, limit: int, seed: int, output: object, scope: str | None
+    ) -> Begun:
+        """Run the prompt, and get ready to draw rows of at most `limit` tokens behind it."""
+        started = time.perf_counter()
         constraint = Output.of(output)
-        filled = self._prefill(prompt, scope, common)
-        prefix = filled.prefix
-        width = prefix.logits.shape[-1]
+        filled = self._prefill(prompt, scope)
+        width = filled.prefix.logits.shape[-1]
         ends = within(self.end_ids, width)
-        matchers: Callable[[int], Sequence[TokenMatcher | None]] = [None].__mul__
-        decode: Callable[[list[int]], str] = self._free_text
-        if constraint is not None:
-            table = self._token_table(width)
-            rows = partial(TokenMatcher.rows, table, constraint.grammar, width=width, ends=ends)
-            matchers = lambda count: rows(n=count)  # noqa: E731
-            # As the grammar saw it: some tokenizers drop a leading space when they decode.
-            decode = table.decode_str
+        table = self._token_table(width) if constraint is not None else None
+
+        def rows(first: int, count: int) -> list[engine.Row]:
+            matchers: Sequence[TokenMatcher | None] = [None] * count
+            if constraint is not None and table is not None:
+                grammar = constraint.grammar
+                matchers = TokenMatcher.rows(table, grammar, width=width, ends=ends, n=count)
+            return [
+                engine.Row(uniforms=uniforms(seed, i, limit) if i else None, matcher=matcher)
+                for i, matcher in enumerate(matchers, start=first)
+            ]
+
         rules = engine.Rules(
             ends=ends,
-            limit=max_new_tokens,
+            limit=limit,
             stops=self._stops if self.template.plain else None,
             sampling=self.sampling,
             vocabulary=min(width, len(self.tokenizer)),
         )
-        waves = Waves(
-            prefix=prefix,
-            rows=partial(_rows, seed, max_new_tokens, matchers),
-            read=lambda row: _candidate(row, decode(row.ids)),
-            rules=rules,
-            fork=partial(self._fork, prefix),
-            halving=halving,
+        # As the grammar saw it: some tokenizers drop a leading space when they decode.
+        read = self._free_text if table is None else table.decode_str
+        return Begun(
+            prompt=prompt, filled=filled, rows=rows, rules=rules, read=read, started=started
         )
-        found, spent = waves.draw(n, watch)
-        cost = _cost(prompt, filled, started, passes=spent.passes, drawn=spent.drawn)
-        return found, cost
 
     def choose(
         self,
@@ -243,10 +304,9 @@ class HFModel:
         answers: Sequence[str],
         *,
         scope: str | None = None,
-        common: int = 0,
     ) -> tuple[FloatArray, Cost]:
         """Log-probability (nats, float64, shape (len(answers),)) of each answer, end of turn
-        included; `scope` and `common` as for `draw`.
+        included; `scope` as for `draw`.
 
         In the plain format a line break ends the turn as well. `InvalidOutput`: no answers, one
         that is empty, given twice, or that the tokenizer makes nothing of; `PromptTooLong`.
@@ -256,25 +316,24 @@ class HFModel:
         ids = [self._answer_ids(answer) for answer in answers]
         longest = max(map(len, ids))
         self._check_room(prompt, longest)
-        filled = self._prefill(prompt, scope, common)
+        filled = self._prefill(prompt, scope)
         ends = within(self._answer_ends, filled.prefix.logits.shape[-1])
         way = self.plan.choices_for(len(prompt.ids) + longest)
         scores, tokens, passes = choices.score(filled.prefix, ids, ends, way)
         return scores, _cost(prompt, filled, started, passes=passes, scored=tokens)
 
-    def _prefill(self, prompt: Prompt, scope: str | None, common: int) -> Filled:
+    def _prefill(self, prompt: Prompt, scope: str | None) -> Filled:
         return prefill(
             self.model,
             prompt.ids,
             None if scope is None else self.cache,
-            scope=scope or SHARED_SCOPE,
-            common=common,
+            scope=scope or "",
             resumes=self.plan.resumes,
             grouped=self.plan.grouped,
         )
 
-    def _fork(self, prefix: engine.Prefix, n: int) -> engine.Fork:
-        """What the plan allows, and, unless it was asked for, pays."""
+    def fork(self, prefix: engine.Prefix, n: int) -> engine.Fork:
+        """How `n` rows continue: what the plan allows, and, unless it was asked for, pays."""
         how = self.plan.rows
         if how is engine.Fork.SHARED and self._forced[0] is None and not pays(prefix, n):
             return engine.Fork.FORKED
@@ -329,6 +388,10 @@ class HFModel:
     def _stops(self, ids: Sequence[int]) -> bool:
         return PLAIN_STOP in self._decode(ids[-_STOP_WINDOW:])
 
+    def _settled(self, token: int) -> bool:
+        """Not of a byte that is read together with those beside it (byte fallback)."""
+        return not str(self.tokenizer.convert_ids_to_tokens(token)).startswith("<0x")
+
     def _free_text(self, ids: Sequence[int]) -> str:
         text = self._decode(ids)
         if self.template.plain:
@@ -343,18 +406,29 @@ class HFModel:
         )
 
 
-def _rows(
-    seed: int,
-    limit: int,
-    matchers: Callable[[int], Sequence[TokenMatcher | None]],
-    first: int,
-    count: int,
-) -> list[engine.Row]:
-    """Samples number `first` and on; number 0 is greedy."""
-    return [
-        engine.Row(uniforms=uniforms(seed, i, limit) if i else None, matcher=matcher)
-        for i, matcher in enumerate(matchers(count), first)
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A prompt that was run, and what is drawn behind it: `rows(first, n)` makes samples number
+    `first` to `first + n - 1` (0 is greedy), `read` makes text of ids."""
+
+    prompt: Prompt
+    filled: Filled
+    rows: Callable[[int, int], list[engine.Row]]
+    rules: engine.Rules
+    read: Callable[[list[int]], str]
+    started: float
+
+    @property
+    def prefix(self) -> engine.Prefix:
+        return self.filled.prefix
+
+    def candidate(self, row: engine.Row) -> Candidate:
+        """What a row that is over says."""
+        return _candidate(row, self.read(row.ids))
+
+    def cost(self, passes: int, drawn: int) -> Cost:
+        """The prompt's, and that of so many passes and tokens behind it."""
+        return _cost(self.prompt, self.filled, self.started, passes=passes, drawn=drawn)
 
 
 def _candidate(row: engine.Row, text: str) -> Candidate:

@@ -70,6 +70,9 @@ class TokenMatcher:
         _check_state(first)
         return [cls(first.deep_copy(), width, ends) for _ in range(n)]
 
+    def copied(self) -> TokenMatcher:
+        return TokenMatcher(self._matcher.deep_copy(), self._width, self._ends)
+
     @property
     def complete(self) -> bool:
         return self._matcher.is_stopped()

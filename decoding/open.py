@@ -6,7 +6,7 @@ what was recalled; how opinions are mixed is `mixture`'s, what becomes of them `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,7 +21,18 @@ from tta.decoding.stop import Timing
 from tta.decoding.verify import Judge
 from tta.errors import ModelNeeded
 from tta.protocols import Model, Readers
-from tta.types import Candidate, Cost, Finish, Meaning, Prompt, Recall, Request, Standing, UpTo
+from tta.types import (
+    Candidate,
+    Cost,
+    Finish,
+    Meaning,
+    Prompt,
+    Recall,
+    Request,
+    Standing,
+    Steps,
+    UpTo,
+)
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -71,7 +82,9 @@ class Drawing:
         """What was accepted for this very request, unless more was asked for than one answer, or
         a rule came later."""
         same = settled(request, recall)
-        if not same or request.n not in (None, 1) or request.verify is not None:
+        if not same or request.n not in (None, 1):
+            return None
+        if request.verify is not None or request.verify_step is not None:
             return None
         newest = same[0]
         if any(rule.record.created > newest.created for rule in recall.rules):
@@ -95,15 +108,15 @@ class Drawing:
 
         A rule or a note is no opinion to be voted down by a model that was not told: with one,
         all are drawn from the prompt that holds it."""
-        told = bool(recall.rules or recall.notes)
-        source = (RECALLED if told else leader) if prompts.differ else FROZEN
-        prompt = prompts.recalled if source == RECALLED else prompts.frozen()
+        source, prompt = _source(prompts, recall, leader)
         best = self._best(request, output, recall, standing)
+        if request.verify_step is not None:
+            return self._searched(request, request.verify_step, output, source, prompt, best)
         drawn, cost = self.sample(request, output, prompt, best.first, best)
         found = {c.text: (c, source) for c in reversed(drawn)}
         greedy = {source: drawn[0].text}
         other = FROZEN if source == RECALLED else RECALLED
-        voted = prompts.differ and standing.experienced and not told
+        voted = prompts.differ and standing.experienced and not _is_told(recall)
         if voted and is_contender(other, standing):
             more_prompt = prompts.recalled if other == RECALLED else prompts.frozen()
             (extra, *_), more = self.sample(request, output, more_prompt, 1)
@@ -121,6 +134,62 @@ class Drawing:
             cost=cost,
             best=best,
         )
+
+    def stream(
+        self,
+        request: Request,
+        output: Output | None,
+        prompts: BothPrompts,
+        recall: Recall,
+        leader: str,
+        standing: Standing,
+    ) -> Generator[str, None, Drawn]:
+        """The text of the leader's greedy candidate as it is drawn; it has no rivals."""
+        source, prompt = _source(prompts, recall, leader)
+        candidate, cost = yield from self._asked(request).stream(
+            prompt,
+            max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
+            seed=request.seed,
+            output=output,
+            scope=request.user,
+        )
+        best = self._best(request, output, recall, standing)
+        best.over(candidate)
+        return Drawn(
+            candidates=(candidate,),
+            source=(source,),
+            frozen=candidate.text if source == FROZEN else None,
+            cost=cost,
+            best=best,
+        )
+
+    def _searched(
+        self,
+        request: Request,
+        steps: Steps,
+        output: Output | None,
+        source: str,
+        prompt: Prompt,
+        best: Best,
+    ) -> Drawn:
+        """What passed step by step: nothing else is a candidate."""
+        judge = Judge(verify=steps.check, seconds=request.verify_seconds)
+        found, cost, stopped = self._asked(request).search(
+            prompt,
+            steps,
+            lambda done: judge.score("\0".join(done), done),
+            n=request.n if isinstance(request.n, int) else 1,
+            max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
+            seed=request.seed,
+            output=output,
+            scope=request.user,
+        )
+        for candidate in found:
+            best.over(candidate)
+        best.stopped = stopped
+        distinct = tuple({c.text: c for c in reversed(found)}.values())[::-1]
+        sources = (source,) * len(distinct)
+        return Drawn(candidates=distinct, source=sources, frozen=None, cost=cost, best=best)
 
     def opinions(
         self,
@@ -155,7 +224,7 @@ class Drawing:
 
     def forced(self, mixed: Blend, request: Request, texts: Sequence[str], recall: Recall) -> Blend:
         """An answer refused for this very request is not repeated while there is another."""
-        refused = {r.record.answer for r in recall.rejected if r.score >= SAME}
+        refused = refused_before(recall)
         return without(mixed, [text not in refused for text in texts], EXACT, FORCE)
 
     def sureness(self, candidate: Candidate) -> float:
@@ -174,13 +243,7 @@ class Drawing:
         best: Best | None = None,
     ) -> tuple[tuple[Candidate, ...], Cost]:
         """`n` candidates, the first greedy, and as many more as `best` wants."""
-        if self._model is None:
-            raise ModelNeeded(
-                "an open answer needs a language model",
-                value=request.prompt,
-                hint="Wrap one, or pass output=[...] with the possible answers",
-            )
-        return self._model.draw(
+        return self._asked(request).draw(
             prompt,
             n=n,
             max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
@@ -204,10 +267,19 @@ class Drawing:
             request=request,
             keys=Keys(output=output, same=same),
             standing=standing,
-            refused=frozenset(r.record.answer for r in recall.rejected if r.score >= SAME),
+            refused=frozenset(refused_before(recall)),
             timing=self._timing,
             judge=judge,
         )
+
+    def _asked(self, request: Request) -> Model:
+        if self._model is None:
+            raise ModelNeeded(
+                "an open answer needs a language model",
+                value=request.prompt,
+                hint="Wrap one, or pass output=[...] with the possible answers",
+            )
+        return self._model
 
     def _likelihoods(
         self,
@@ -237,6 +309,21 @@ class Drawing:
                 cost += more
             opinions[name] = logprobs / lengths
         return opinions, cost
+
+
+def refused_before(recall: Recall) -> set[str]:
+    """What was answered to this very request and refused."""
+    return {r.record.answer for r in recall.rejected if r.score >= SAME}
+
+
+def _is_told(recall: Recall) -> bool:
+    return bool(recall.rules or recall.notes)
+
+
+def _source(prompts: BothPrompts, recall: Recall, leader: str) -> tuple[str, Prompt]:
+    """Which prompt is drawn from, by its name and itself."""
+    source = (RECALLED if _is_told(recall) else leader) if prompts.differ else FROZEN
+    return source, prompts.recalled if source == RECALLED else prompts.frozen()
 
 
 def _verified(

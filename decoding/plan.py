@@ -40,6 +40,7 @@ class Plan:
     `rows`: how drawn rows continue a prompt. `choices`: how closed sets are run. `resumes`: a
     prompt may be run in pieces, which is what lets one be continued from the prefix cache.
     `grouped`: that is done without copying the earlier keys for every head.
+    `ragged`: rows of different lengths may be run in one pass.
     `window`: tokens, the shortest sliding window. `why`: what spoke against the ways not used.
     """
 
@@ -47,6 +48,7 @@ class Plan:
     choices: Way
     resumes: bool
     grouped: bool = False
+    ragged: bool = False
     window: int | None = None
     why: tuple[str, ...] = field(default=(), compare=False)
 
@@ -59,6 +61,8 @@ class Plan:
 
 def plan(model: PreTrainedModel) -> Plan:
     """Try what the model's layers promise. A handful of passes over a few tokens."""
+    from tta.decoding.ragged import Together
+
     prefix = engine.Prefix(model, _TRIAL)
     if prefix.cache is None:
         why = ("the model has no cache that can be forked",)
@@ -72,6 +76,7 @@ def plan(model: PreTrainedModel) -> Plan:
         choices=_choices(prefix, against),
         resumes=resumes,
         grouped=groups,
+        ragged=Together.fits(prefix) and _holds("padding", against, lambda: _ragged(prefix)),
         window=_window(prefix.cache),
         why=tuple(against),
     )
@@ -160,6 +165,22 @@ def _shares(prefix: engine.Prefix) -> str:
         one, other = (rows.forward(torch.tensor(tokens)) for rows in (plain, share))
     logits = one.float().log_softmax(-1), other.float().log_softmax(-1)
     return _differ(*logits, prefix.logits.dtype)
+
+
+def _ragged(prefix: engine.Prefix) -> str:
+    """Rows that are 1 and 2 tokens longer than the prefix, against each alone."""
+    import torch
+
+    from tta.decoding.ragged import Apart, Together
+
+    logits = []
+    for kind in (Apart, Together):
+        longer, rows = kind.of(prefix), kind.of(prefix)
+        longer.forward([6])
+        rows.join(longer)  # type: ignore[arg-type]
+        found = [rows.forward(tokens) for tokens in ([7, 8], [9, 10])]
+        logits.append(torch.cat(found).float().log_softmax(-1))
+    return _differ(logits[0], logits[1], prefix.logits.dtype)
 
 
 def _scores(prefix: engine.Prefix, way: Way) -> str:

@@ -98,10 +98,10 @@ def step(
     z = logits.float()
     norm = z.logsumexp(-1)
     _check(norm)
-    masked, mask_norm = _masked(z, norm, allowed)
+    left, mask_norm = masked(z, norm, allowed)
     top = z.topk(min(TOP, z.shape[-1])).values
     known = z[:, :vocabulary]
-    tokens = _pick(masked, mask_norm, randoms, sampling)
+    tokens = _pick(left, mask_norm, randoms, sampling)
     picked = z.gather(1, tokens[:, None])[:, 0]
     last = z[:, list(ends)].logsumexp(-1) if ends else torch.full_like(norm, -torch.inf)
     columns = (
@@ -115,7 +115,7 @@ def step(
     return [Step(token, *row) for token, row in zip(tokens.tolist(), rows, strict=True)]
 
 
-def _masked(
+def masked(
     z: torch.Tensor, norm: torch.Tensor, allowed: Sequence[Bools | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits with what is not allowed at -inf, and their log-sum-exp."""
@@ -125,8 +125,8 @@ def _masked(
         return z, norm
     free = np.ones(z.shape[-1], dtype=np.bool_)
     mask = torch.from_numpy(np.stack([free if m is None else m for m in allowed])).to(z.device)
-    masked = z.masked_fill(~mask, -torch.inf)
-    return masked, masked.logsumexp(-1)
+    left = z.masked_fill(~mask, -torch.inf)
+    return left, left.logsumexp(-1)
 
 
 def _pick(

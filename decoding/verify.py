@@ -50,6 +50,13 @@ class Judge:
         except VerifierTimeout as late:
             self.late = late
 
+    def score(self, key: str, value: object) -> float:
+        """What it says of one value; raises also VerifierTimeout."""
+        self.ask(key, value)
+        if self.late is not None:
+            raise self.late
+        return self.scores[key]
+
     def check(self) -> None:
         """Raises VerifierTimeout if it took too long and nothing acceptable was found before."""
         if self.late is not None and max(self.scores.values(), default=0.0) < ACCEPTABLE:
@@ -59,10 +66,12 @@ class Judge:
         said: list[bool | float] = []
         raised: list[BaseException] = []
         context = copy_context()
+        # Not `self`: a thread that hangs would keep all that led here alive, keys and values too.
+        verify = self.verify
 
         def ask() -> None:
             try:
-                said.append(context.run(self.verify, value))
+                said.append(context.run(verify, value))
             except BaseException as error:  # it crosses to the thread that asked
                 raised.append(error)
 

@@ -28,6 +28,7 @@ class Waves:
     read: Callable[[Row], Candidate]
     rules: Rules
     fork: Callable[[int], Fork]
+    steps: engine.Steps
     halving: bool = False
 
     def draw(self, n: int, watch: Watch | None) -> tuple[tuple[Candidate, ...], Cost]:
@@ -46,7 +47,7 @@ class Waves:
         reject = _halved(self.rules.limit) if self.halving else None
         rules = replace(self.rules, reject=reject)
         # Closed, so that nothing of a wave outlives a watcher that raises.
-        with closing(engine.steps(self.prefix, rows, rules, self.fork(len(rows)))) as steps:
+        with closing(self.steps(self.prefix, rows, rules, self.fork(len(rows)))) as steps:
             for passes in steps:  # noqa: B007 - the last is how many there were
                 read = self._hand_over(rows, read, found, watch)
         return Cost(

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tta.decoding import HFModel, cache, load
+from tta.decoding import cache, load
 from tta.decoding.cache import PrefixCache, prefill
 from tta.decoding.plan import plan
 from tta.errors import UnsupportedModel
-from tta.types import Message, Prompt
+from tta.types import Prompt
 
 IDS = tuple(3 + (7 * i) % 300 for i in range(70))
 
@@ -112,22 +112,13 @@ def test_one_scopes_prompts_are_invisible_to_another(tiny_llama: PreTrainedModel
     assert prefill(tiny_llama, IDS, kept, scope="ada").reused == 70
 
 
-def test_only_the_common_part_is_found_from_every_scope(tiny_llama: PreTrainedModel) -> None:
-    kept = PrefixCache()
-    first = prefill(tiny_llama, IDS, kept, scope="ada", common=20)
-    second = prefill(tiny_llama, IDS, kept, scope="bob", common=20)
-    assert (first.reused, second.reused) == (0, 20)
-    assert torch.equal(first.prefix.logits, second.prefix.logits)
-    assert prefill(tiny_llama, (*IDS[:20], 9, 9), kept, scope="eve", common=20).reused == 20
-
-
 def test_forgetting_a_scope_drops_what_it_kept_and_no_more(tiny_llama: PreTrainedModel) -> None:
     kept = PrefixCache()
     for scope in ("ada", "bob"):
-        prefill(tiny_llama, IDS, kept, scope=scope, common=16)
+        prefill(tiny_llama, IDS, kept, scope=scope)
     kept.forget("ada")
-    assert prefill(tiny_llama, IDS, kept, scope="bob", common=16).reused == 70
-    assert prefill(tiny_llama, IDS, kept, scope="ada", common=16).reused == 16
+    assert prefill(tiny_llama, IDS, kept, scope="bob").reused == 70
+    assert prefill(tiny_llama, IDS, kept, scope="ada").reused == 0
     kept.forget()
     assert (kept.bytes, len(kept)) == (0, 0)
 
@@ -198,7 +189,7 @@ def test_many_threads_may_use_one_cache(
     def work(scope: str) -> None:
         for _ in range(4):
             for i, prompt in enumerate(prompts):
-                scores, _ = model.choose(prompt, ["card", "yes"], scope=scope, common=16)
+                scores, _ = model.choose(prompt, ["card", "yes"], scope=scope)
                 if not np.allclose(scores, expected[i], atol=1e-5):
                     wrong.append(i)
 
@@ -209,17 +200,3 @@ def test_many_threads_may_use_one_cache(
         thread.join()
     assert wrong == []
     assert 0 < model.cache.bytes <= model.cache.limit
-
-
-def test_the_stem_is_what_any_last_turn_begins_with(
-    tiny_llama: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    model: HFModel = load(tiny_llama, chat_tokenizer)
-    system = Message(role="system", content="Be brief.")
-    texts = ("card?", "  yes", "0", "<|im_end|>")
-    asked = [[system, Message(role="user", content=text)] for text in texts]
-    stem = model.stem(asked[0])
-    ids = [model.render(messages).ids for messages in asked]
-    assert len({i[:stem] for i in ids}) == 1
-    text = chat_tokenizer.decode(list(ids[0][:stem]))
-    assert text == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"

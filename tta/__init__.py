@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tta.errors import TTAError as TTAError
     from tta.micro import bundled as bundled
     from tta.response import Response as Response
+    from tta.stream import Stream as Stream
     from tta.types import EVERYONE as EVERYONE
     from tta.types import Choices as Choices
     from tta.types import Correction as Correction
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tta.types import Rating as Rating
     from tta.types import Regex as Regex
     from tta.types import Rule as Rule
+    from tta.types import Steps as Steps
     from tta.types import UpTo as UpTo
 
 _HOME = {
@@ -57,6 +59,8 @@ _HOME = {
     "Regex": "tta.types",
     "Response": "tta.response",
     "Rule": "tta.types",
+    "Steps": "tta.types",
+    "Stream": "tta.stream",
     "TTAError": "tta.errors",
     "UpTo": "tta.types",
     "bundled": "tta.micro",

@@ -1,57 +1,59 @@
 """Wrap a frozen model so that it learns from feedback at every step.
 
-The only module that knows all parts. One step is `Adapted.__call__`, top to bottom; the way back is
-`Adapted.learn`. Everything else here is a view on those two.
+With `tta.step`, its values, the only module that knows all parts. One step is `Adapted._step`, top
+to bottom; the way back is `Adapted.learn`. Everything else here is a view on those two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from threading import RLock
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from tta.decoding import Decider, Decision, Mixture, Output, Prompts, health, load, testify
+from tta.decoding import (
+    Decider,
+    Decision,
+    HFModel,
+    Joined,
+    Mixture,
+    Output,
+    Prompts,
+    Ticket,
+    health,
+    load,
+)
 from tta.errors import InvalidSetting
 from tta.feedback import feedback_event
 from tta.memory import Memory
-from tta.protocols import Embedder, Model
-from tta.request import VERIFY_SECONDS, Prompt, check_reads, check_user, make_request
+from tta.protocols import Embedder
+from tta.request import VERIFY_SECONDS, Options, Prompt, check_reads, check_user, make_request
 from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
-    Banks,
-    Names,
     Packed,
-    Passages,
-    Recaller,
     Reranker,
     SentenceEmbedder,
     default_embedder,
     pack,
 )
-from tta.tasks import TaskInferer
+from tta.step import Asked, Parts, answered, context_of, respond, with_testimony
+from tta.stream import Stream
 from tta.types import (
     ANY_TASK,
     DEFAULT_USER,
-    Context,
-    Event,
-    EventKind,
     Feedback,
     Health,
-    Json,
     Learned,
     Meaning,
     Reading,
     Recall,
     Request,
     Rule,
+    Standing,
+    Steps,
     Task,
     UpTo,
-    Why,
 )
 from tta.types import Prompt as Rendered
 
@@ -63,25 +65,6 @@ if TYPE_CHECKING:
 
 BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
-DEMONSTRATIONS = 16
-"""Cases that are offered to a prompt; the budget decides how many it holds."""
-KEPT = 8
-"""How many candidates' texts the journal keeps of an answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a chat is made of; shared by all its views."""
-
-    model: Model | None
-    memory: Memory
-    tasks: TaskInferer
-    recaller: Recaller
-    banks: Banks
-    passages: Passages
-    decider: Decider
-    budget: int
-    lock: AbstractContextManager[Any]
 
 
 class Adapted:
@@ -105,6 +88,7 @@ class Adapted:
         task: str | None = None,
         output: object = None,
         verify: Callable[[Any], bool | float] | None = None,
+        verify_step: Callable[[Sequence[str]], bool | float] | Steps | None = None,
         verify_seconds: float = VERIFY_SECONDS,
         same: Callable[[Any], object] | Meaning | None = None,
         n: int | UpTo | None = None,
@@ -123,7 +107,9 @@ class Adapted:
         its value, or if `same`, a function of the value, gives the same, or if they mean the same
         (`tta.Meaning`). `verify` says of a value
         how good it is (a bool, or 0 to 1): drawing ends with the first that passes. It runs in a
-        thread of its own, for `verify_seconds` at most, and must not call this chat.
+        thread of its own, for `verify_seconds` at most, and must not call this chat. So does
+        `verify_step`, which is told the steps so far (lines, unless `tta.Steps` says otherwise) and
+        judges the last: one that is refused is left at once for another.
 
         Raises InputError for arguments that cannot be used (nothing is recorded then), ModelNeeded
         for an open answer without a model, VerifierError when `verify` raises or takes too long,
@@ -137,24 +123,64 @@ class Adapted:
             task=task,
             output=output,
             verify=verify,
+            verify_step=verify_step,
             verify_seconds=verify_seconds,
             same=same,
             n=n,
             max_new_tokens=max_new_tokens,
             seed=seed,
         )
-        wanted = Output.of(output)
-        with self._parts.lock:
-            found, recall, packed, rendered = self._prepare(request, wanted)
-            standing = self._parts.memory.standing(user=request.user, task=found.name)
-            prompts = self._prompts(request, wanted, packed, rendered)
-            decision = self._parts.decider.decide(
-                request, found.name, wanted, prompts, recall, standing
-            )
-            context = _context(packed, rendered)
-            response = self._respond(request, wanted, found, recall, context, decision, started)
-            self._parts.memory.record(_answered(response, decision, self._parts.model))
-        return response
+        return self._step(request, Output.of(output), started)
+
+    async def acall(
+        self, prompt: Prompt, *, user: str | None = None, **options: Unpack[Options]
+    ) -> Response:
+        """A call that is awaited; what it takes, answers and raises is that of a call.
+
+        Calls that are awaited at the same time are drawn in common passes of the model, where its
+        layers allow (`Plan.ragged`); each answer is the one it would be alone. They see the memory
+        as it is when they begin. A task that is cancelled stops drawing and records nothing.
+        """
+        started = perf_counter()
+        who = self.user if user is None else user
+        request = make_request(prompt, user=who, reads=self.reads, **options)
+        wanted = Output.of(request.output)
+        ticket = Ticket(self._parts.batch)
+        return await self._parts.aside.run(
+            lambda: self._step(request, wanted, started, ticket), ticket.give_up
+        )
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        user: str | None = None,
+        task: str | None = None,
+        output: object = None,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+    ) -> Stream:
+        """Answer in pieces of text, as they are drawn; `.response` of what is returned is the
+        whole answer. The arguments are those of a call.
+
+        An open answer is the greedy candidate of the prompt that is trusted most; others that a
+        call might prefer, such as what was accepted for similar requests, are not weighed against
+        it. One piece is what need not be drawn first (a closed set, what was accepted for this very
+        request), or must not be (where something was refused for it).
+
+        Bad arguments raise here, all else when a piece is asked for; nothing is recorded then.
+        """
+        request = make_request(
+            prompt,
+            user=self.user if user is None else user,
+            reads=self.reads,
+            task=task,
+            output=output,
+            n=1,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        return Stream(self._pieces(request, Output.of(output)))
 
     def learn(self, feedback: Feedback, *, user: str | None = None) -> Learned:
         """Take feedback that comes later or from elsewhere; durable when this returns.
@@ -167,7 +193,7 @@ class Adapted:
             memory = self._parts.memory
             memory.sync()
             about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
-            event = _with_testimony(feedback_event(feedback, about, user=who), about)
+            event = with_testimony(feedback_event(feedback, about, user=who), about)
             return memory.learn(self._parts.passages.told(event, about))
 
     def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
@@ -201,6 +227,7 @@ class Adapted:
                 self._parts.model.forget(user)
             self._parts.banks.forget(user)
             self._parts.passages.forget(user)
+            self._parts.forgotten[user] += 1
             return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
@@ -249,11 +276,19 @@ class Adapted:
         request = make_request(prompt, user=self.user, output=output, max_new_tokens=max_new_tokens)
         wanted = Output.of(output)
         with self._parts.lock:
-            task, recall = Task(name="frozen"), Recall()
-            packed, rendered = self._compose(request, wanted, recall)
+            packed, rendered = self._compose(request, wanted, Recall())
+            asked = Asked(
+                request=request,
+                wanted=wanted,
+                task=Task(name="frozen"),
+                recall=Recall(),
+                context=context_of(packed, rendered),
+                prompts=self._prompts(request, wanted, packed, rendered),
+                standing=Standing(),
+                forgotten=0,
+            )
             decision = self._parts.decider.frozen(request, wanted, rendered)
-            context = _context(packed, rendered)
-            return self._respond(request, wanted, task, recall, context, decision, started)
+            return respond(asked, decision, started, self)
 
     def compare(self, prompt: Prompt, **options: Any) -> Comparison:  # noqa: ANN401 (of __call__)
         """The untouched model's answer beside the adapted one; `options` as for a call."""
@@ -280,11 +315,11 @@ class Adapted:
         with self._parts.lock:
             found, recall, packed, rendered = self._prepare(request, Output.of(output))
         return Explanation(
-            request=request, task=found, recall=recall, context=_context(packed, rendered)
+            request=request, task=found, recall=recall, context=context_of(packed, rendered)
         )
 
     @property
-    def model(self) -> Model | None:
+    def model(self) -> HFModel | None:
         """The frozen model; `.model.model` is the very object that was wrapped."""
         return self._parts.model
 
@@ -312,6 +347,67 @@ class Adapted:
     def __repr__(self) -> str:
         model = self._parts.model.id if self._parts.model is not None else None
         return f"<Adapted model={model!r} user={self.user!r} memory={self._parts.memory!r}>"
+
+    def _step(
+        self,
+        request: Request,
+        wanted: Output | None,
+        started: float,
+        ticket: Ticket | None = None,
+    ) -> Response:
+        with self._parts.lock:
+            asked = self._asked(request, wanted)
+            decision = self._decider(ticket).decide(*asked.told)
+            response = respond(asked, decision, started, self)
+            if ticket is not None:
+                ticket.check()
+            self._record(asked, response, decision)
+        return response
+
+    def _decider(self, ticket: Ticket | None) -> Decider:
+        """With a ticket, one that lets go of the lock while the model runs."""
+        model, batch = self._parts.model, self._parts.batch
+        if ticket is None or model is None or batch is None:
+            return self._parts.decider
+        return self._parts.decider.through(Joined(model, batch, ticket, self._parts.lock))
+
+    def _pieces(self, request: Request, wanted: Output | None) -> Generator[str, None, Response]:
+        """The step again; the lock is let go of whenever others may run."""
+        started = perf_counter()
+        with self._parts.lock:
+            asked = self._asked(request, wanted)
+            decision = self._parts.decider.settled(*asked.told)
+        shown = decision is None
+        if decision is None:
+            decision = yield from self._parts.decider.stream(*asked.told)
+        response = respond(asked, decision, started, self)
+        if not shown and response.text:
+            yield response.text
+        with self._parts.lock:
+            self._record(asked, response, decision)
+        return response
+
+    def _asked(self, request: Request, wanted: Output | None) -> Asked:
+        found, recall, packed, rendered = self._prepare(request, wanted)
+        return Asked(
+            request=request,
+            wanted=wanted,
+            task=found,
+            recall=recall,
+            context=context_of(packed, rendered),
+            prompts=self._prompts(request, wanted, packed, rendered),
+            standing=self._parts.memory.standing(user=request.user, task=found.name),
+            forgotten=self._parts.forgotten[request.user],
+        )
+
+    def _record(self, asked: Asked, response: Response, decision: Decision) -> None:
+        model, user = self._parts.model, asked.request.user
+        if asked.forgotten != self._parts.forgotten[user]:
+            # Erased while it was drawn: nothing of it may come back.
+            if model is not None:
+                model.forget(user)
+            return
+        self._parts.memory.record(answered(response, decision, model))
 
     def _prepare(
         self, request: Request, wanted: Output | None
@@ -343,40 +439,6 @@ class Adapted:
             recalled=rendered,
             frozen=lambda: self._compose(request, wanted, Recall())[1],
             differ=bool(packed.shown),
-        )
-
-    def _respond(
-        self,
-        request: Request,
-        wanted: Output | None,
-        task: Task,
-        recall: Recall,
-        context: Context,
-        decision: Decision,
-        started: float,
-    ) -> Response:
-        best = decision.candidates[0]
-        return Response(
-            text=best.text,
-            value=wanted.parse(best.text, best.finish) if wanted is not None else best.text,
-            request=request,
-            task=task,
-            context=context,
-            candidates=decision.candidates,
-            confidence=decision.confidence,
-            margin=decision.margin,
-            cost=replace(decision.cost, ms=1000 * (perf_counter() - started)),
-            why=Why(
-                weights=decision.weights,
-                spoke_for=tuple(r for r in recall.cases if r.record.answer == best.text),
-                spoke_against=tuple(r for r in recall.rejected if r.record.answer == best.text),
-                stopped=decision.stopped,
-                skipped=decision.skipped,
-                muted=decision.muted,
-                samples=decision.samples,
-                posterior=decision.posterior,
-            ),
-            learner=self,
         )
 
 
@@ -415,31 +477,13 @@ def wrap(
     frozen = _load(model, tokenizer)
     embeds = _embedder(embedder)
     store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture())
-    # Without a model nothing is shown to one: cases vote, and none is chosen for a prompt.
-    shown = DEMONSTRATIONS if frozen is not None else 0
-    passages = Passages(
-        store, embeds, frozen, budget=budget, retriever=retriever, reranker=reranker
-    )
-    recaller = Recaller(store, embeds, demonstrations=shown, passages=passages)
-    names = Names(embeds)
-    banks = Banks(store, recaller, embeds, names)
-    parts = Parts(
-        model=frozen,
-        memory=store,
-        tasks=TaskInferer(store, embeds),
-        recaller=recaller,
-        banks=banks,
-        passages=passages,
-        decider=Decider(frozen, names, banks),
-        budget=budget,
-        lock=RLock(),
-    )
+    parts = Parts.of(frozen, store, embeds, budget=budget, retriever=retriever, reranker=reranker)
     return Adapted(parts, user=user, reads=reads)
 
 
 def _load(
     model: PreTrainedModel | Pipeline | str | None, tokenizer: PreTrainedTokenizerBase | None
-) -> Model | None:
+) -> HFModel | None:
     if model is None:
         return None
     if isinstance(model, str) and model == "bundled":
@@ -453,44 +497,3 @@ def _embedder(embedder: Embedder | str | None) -> Embedder:
     if embedder is None:
         return default_embedder()
     return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
-
-
-def _context(packed: Packed, rendered: Rendered) -> Context:
-    return Context(
-        messages=packed.messages,
-        prompt=rendered.text,
-        tokens=len(rendered.ids),
-        shown=packed.shown,
-        dropped=packed.dropped,
-        costs=packed.costs,
-    )
-
-
-def _with_testimony(event: Event, about: Event | None) -> Event:
-    """The event with what it says of the experts that answered: folding it needs no more."""
-    if about is None:
-        return event
-    opinions = cast(Mapping[str, Json], about.body.get("opinions") or {})
-    return replace(event, body={**event.body, **testify(opinions, event.kind, event.body)})
-
-
-def _answered(response: Response, decision: Decision, model: Model | None) -> Event:
-    """The journal's line for an answer; the response's id is the event's."""
-    return Event(
-        id=response.id,
-        kind=EventKind.ANSWERED,
-        user=response.request.user,
-        task=response.task.name,
-        response=response.id,
-        body={
-            "request": response.request.prompt,
-            "pattern": response.task.pattern,
-            "answer": response.text,
-            "candidates": [c.text for c in response.candidates[:KEPT]],
-            "messages": [{"role": m.role, "content": m.content} for m in response.request.messages],
-            "model": model.id if model is not None else "",
-            "opinions": decision.opinions,
-            "margin": round(decision.margin, 6),
-            "sources": [source.id for source in response.context.sources],
-        },
-    )

@@ -20,6 +20,7 @@ TTAError
 │   ├── NewerFormat                   written by a newer tta
 │   ├── CorruptStore                  not a tta memory, or damaged
 │   └── IndexInUse                    the embedded index belongs to another process
+├── StreamClosed (RuntimeError)       it was closed before its answer was complete
 ├── ModelError (RuntimeError)         the frozen model or its embedder
 │   ├── ModelNotFound                 nothing loadable under that id or path
 │   ├── ModelNeeded                   an open answer was asked of `wrap(None)`
@@ -129,6 +130,10 @@ class CorruptStore(StoreError):
 
 class IndexInUse(StoreError):
     """Chroma's embedded index serves one process at a time."""
+
+
+class StreamClosed(TTAError, RuntimeError):
+    """The stream was closed, or failed, before its answer was complete."""
 
 
 class ModelError(TTAError, RuntimeError):

@@ -5,7 +5,7 @@ Arrays: `FloatArray` is a numpy float array; vectors have unit length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tta.types import (
@@ -21,6 +21,7 @@ from tta.types import (
     Record,
     RecordKind,
     Request,
+    Steps,
     Weights,
 )
 
@@ -98,6 +99,31 @@ class Model(Protocol):
 
         With a `scope`, what was run for it before may be continued, and is never seen by others.
         """
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+    ) -> Generator[str, None, tuple[Candidate, Cost]]:
+        """The text of the first candidate in pieces, as it is drawn; returns the candidate."""
+
+    def search(
+        self,
+        prompt: Prompt,
+        steps: Steps,
+        judge: Callable[[tuple[str, ...]], float],
+        *,
+        n: int,
+        max_new_tokens: int,
+        seed: int,
+        output: object = None,
+        scope: str | None = None,
+    ) -> tuple[tuple[Candidate, ...], Cost, str]:
+        """`n` candidates whose every step `judge` (0 to 1) accepts, and why the search ended."""
 
     def choose(
         self, prompt: Prompt, answers: Sequence[str], *, scope: str | None = None

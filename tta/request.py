@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from tta.errors import InvalidSetting, InvalidText
-from tta.types import EVERYONE, Meaning, Message, Request, UpTo
+from tta.types import EVERYONE, Meaning, Message, Request, Steps, UpTo
 
 ROLES = ("system", "user", "assistant")
 MAX_NAME = 256
@@ -21,6 +21,20 @@ Prompt = str | Sequence[Message | Mapping[str, str]]
 """A question, or a conversation that ends with a user turn."""
 
 
+class Options(TypedDict, total=False):
+    """What a call may be given besides prompt and user: `Adapted.__call__` says what each means."""
+
+    task: str | None
+    output: object
+    verify: Callable[[Any], bool | float] | None
+    verify_step: Callable[[Sequence[str]], bool | float] | Steps | None
+    verify_seconds: float
+    same: Callable[[Any], object] | Meaning | None
+    n: int | UpTo | None
+    max_new_tokens: int | None
+    seed: int
+
+
 def make_request(
     prompt: Prompt,
     *,
@@ -29,6 +43,7 @@ def make_request(
     task: str | None = None,
     output: object = None,
     verify: Callable[[Any], bool | float] | None = None,
+    verify_step: Callable[[Sequence[str]], bool | float] | Steps | None = None,
     verify_seconds: float = VERIFY_SECONDS,
     same: Callable[[Any], object] | Meaning | None = None,
     n: int | UpTo | None = None,
@@ -42,7 +57,9 @@ def make_request(
         _check_count("max_new_tokens", max_new_tokens)
     _check_samples(n)
     if isinstance(same, Meaning) and not 0 < same.least <= 1:
-        raise InvalidSetting(f"least must be above 0, was {same.least!r}", value=same.least)
+        raise InvalidSetting(
+            f"least must be a cosine above 0, was {same.least!r}", value=same.least
+        )
     meant = None if isinstance(same, Meaning) else same
     for name, given in (("verify", verify), ("same", meant)):
         if given is not None and not callable(given):
@@ -58,6 +75,7 @@ def make_request(
         task=task,
         output=output,
         verify=verify,
+        verify_step=_steps(verify_step),
         verify_seconds=verify_seconds,
         same=same,
         n=n,
@@ -123,6 +141,20 @@ def check_reads(reads: Sequence[str], user: str) -> tuple[str, ...]:
 def _check_count(what: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidSetting(f"{what} must be an integer of at least 1, was {value!r}", value=value)
+
+
+def _steps(given: Callable[[Sequence[str]], bool | float] | Steps | None) -> Steps | None:
+    if given is None:
+        return None
+    steps = given if isinstance(given, Steps) else Steps(given)
+    if not callable(steps.check):
+        raise InvalidSetting(f"verify_step must be a function, was {given!r}", value=given)
+    _check_count("rows", steps.rows)
+    if not isinstance(steps.end, str) or not steps.end:
+        raise InvalidSetting(f"end must be some text, was {steps.end!r}", value=steps.end)
+    if not 0 < steps.least <= 1:
+        raise InvalidSetting(f"least must be above 0, up to 1, was {steps.least!r}", value=steps)
+    return steps
 
 
 def _check_samples(n: object) -> None:

@@ -99,6 +99,21 @@ class Meaning:
     least: float = 0.9
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """`verify_step=tta.Steps(check)`: an answer is a row of steps, each ended by `end`.
+
+    `check` is given all steps so far and says how good the last one is (a bool, or 0 to 1). Below
+    `least` the step is refused, and another is looked for. `rows` ways are followed at a time;
+    together they draw at most `rows * max_new_tokens` tokens.
+    """
+
+    check: Callable[[Sequence[str]], bool | float]
+    end: str = "\n"
+    rows: int = 4
+    least: float = 0.5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What is asked, and in whose name.
@@ -106,9 +121,9 @@ class Request:
     `user` is the scope: a part of every key, never a filter that could be left out. `reads` names
     the wider scopes that may be read besides it, nearest first.
     `output` is whatever the caller passed; only `decoding` knows what it means. `verify` says of an
-    answer's value how good it is (True and False, or 0 to 1), within `verify_seconds`. `same`: two
-    answers are one if it gives the same for their values. `n`: so many samples; None: as many as
-    pay, one as a rule.
+    answer's value how good it is (True and False, or 0 to 1), `verify_step` of each of its steps,
+    within `verify_seconds`. `same`: two answers are one if it gives the same for their values. `n`:
+    so many samples; None: as many as pay, one as a rule.
     """
 
     messages: tuple[Message, ...]
@@ -117,6 +132,7 @@ class Request:
     task: str | None = None
     output: object = None
     verify: Callable[[Any], bool | float] | None = None
+    verify_step: Steps | None = None
     verify_seconds: float = 30.0
     same: Callable[[Any], object] | Meaning | None = None
     n: int | UpTo | None = None

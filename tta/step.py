@@ -1,0 +1,187 @@
+"""The values of a step: what it is made of, what it is told, what it answers and writes down.
+
+Refuses to know in which order things happen: that is `tta.adapted`'s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from threading import RLock
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+
+from tta.aside import Aside
+from tta.decoding import Batch, Decider, Decision, HFModel, Lock, Output, Prompts, testify
+from tta.memory import Memory
+from tta.protocols import Embedder, Learner, Model
+from tta.response import Response
+from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker
+from tta.tasks import TaskInferer
+from tta.types import (
+    Context,
+    Event,
+    EventKind,
+    Json,
+    Prompt,
+    Recall,
+    Request,
+    Standing,
+    Task,
+    Why,
+)
+
+if TYPE_CHECKING:
+    from tta.retrieval.passages import Retriever
+
+DEMONSTRATIONS = 16
+"""Cases that are offered to a prompt; the budget decides how many it holds."""
+KEPT = 8
+"""How many candidates' texts the journal keeps of an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a chat is made of; shared by all its views."""
+
+    model: HFModel | None
+    memory: Memory
+    tasks: TaskInferer
+    recaller: Recaller
+    banks: Banks
+    passages: Passages
+    decider: Decider
+    budget: int
+    batch: Batch | None
+    aside: Aside = field(default_factory=Aside)
+    forgotten: Counter[str] = field(default_factory=Counter)
+    """How often each user was: what was begun before is not recorded after."""
+    lock: Lock = field(default_factory=RLock)
+
+    @classmethod
+    def of(
+        cls,
+        model: HFModel | None,
+        memory: Memory,
+        embedder: Embedder,
+        *,
+        budget: int,
+        retriever: Retriever | None,
+        reranker: Reranker | None,
+    ) -> Parts:
+        """All of them; without a model nothing is shown to one: cases vote, none is chosen."""
+        passages = Passages(
+            memory, embedder, model, budget=budget, retriever=retriever, reranker=reranker
+        )
+        shown = DEMONSTRATIONS if model is not None else 0
+        recaller = Recaller(memory, embedder, demonstrations=shown, passages=passages)
+        names = Names(embedder)
+        banks = Banks(memory, recaller, embedder, names)
+        return cls(
+            model=model,
+            memory=memory,
+            tasks=TaskInferer(memory, embedder),
+            recaller=recaller,
+            banks=banks,
+            passages=passages,
+            decider=Decider(model, names, banks),
+            budget=budget,
+            batch=Batch(lambda: model.plan.ragged) if model is not None else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request, and all that is known when it is decided."""
+
+    request: Request
+    wanted: Output | None
+    task: Task
+    recall: Recall
+    context: Context
+    prompts: Prompts
+    standing: Standing
+    forgotten: int
+    """How often this user had been forgotten."""
+
+    @property
+    def told(self) -> tuple[Request, str, Output | None, Prompts, Recall, Standing]:
+        """What the decider is told."""
+        return (
+            self.request,
+            self.task.name,
+            self.wanted,
+            self.prompts,
+            self.recall,
+            self.standing,
+        )
+
+
+def respond(asked: Asked, decision: Decision, started: float, learner: Learner) -> Response:
+    """The response to what was asked; `started` as of `perf_counter`. InvalidOutput: the answer
+    is not of the type asked for."""
+    best, wanted, recall = decision.candidates[0], asked.wanted, asked.recall
+    return Response(
+        text=best.text,
+        value=wanted.parse(best.text, best.finish) if wanted is not None else best.text,
+        request=asked.request,
+        task=asked.task,
+        context=asked.context,
+        candidates=decision.candidates,
+        confidence=decision.confidence,
+        margin=decision.margin,
+        cost=replace(decision.cost, ms=1000 * (perf_counter() - started)),
+        why=Why(
+            weights=decision.weights,
+            spoke_for=tuple(r for r in recall.cases if r.record.answer == best.text),
+            spoke_against=tuple(r for r in recall.rejected if r.record.answer == best.text),
+            stopped=decision.stopped,
+            skipped=decision.skipped,
+            muted=decision.muted,
+            samples=decision.samples,
+            posterior=decision.posterior,
+        ),
+        learner=learner,
+    )
+
+
+def context_of(packed: Packed, rendered: Prompt) -> Context:
+    return Context(
+        messages=packed.messages,
+        prompt=rendered.text,
+        tokens=len(rendered.ids),
+        shown=packed.shown,
+        dropped=packed.dropped,
+        costs=packed.costs,
+    )
+
+
+def with_testimony(event: Event, about: Event | None) -> Event:
+    """The event with what it says of the experts that answered: folding it needs no more."""
+    if about is None:
+        return event
+    opinions = cast(Mapping[str, Json], about.body.get("opinions") or {})
+    return replace(event, body={**event.body, **testify(opinions, event.kind, event.body)})
+
+
+def answered(response: Response, decision: Decision, model: Model | None) -> Event:
+    """The journal's line for an answer; the response's id is the event's."""
+    return Event(
+        id=response.id,
+        kind=EventKind.ANSWERED,
+        user=response.request.user,
+        task=response.task.name,
+        response=response.id,
+        body={
+            "request": response.request.prompt,
+            "pattern": response.task.pattern,
+            "answer": response.text,
+            "candidates": [c.text for c in response.candidates[:KEPT]],
+            "messages": [{"role": m.role, "content": m.content} for m in response.request.messages],
+            "model": model.id if model is not None else "",
+            "opinions": decision.opinions,
+            "margin": round(decision.margin, 6),
+            "sources": [source.id for source in response.context.sources],
+        },
+    )
