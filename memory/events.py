@@ -164,10 +164,9 @@ def _check_reward(value: object) -> None:
 
 def _check_passages(passages: object) -> None:
     listed = isinstance(passages, Sequence) and not isinstance(passages, str)
-    if not listed or not all(isinstance(text, str) and text.strip() for text in passages):
-        raise InvalidSetting(
-            "The passages of a document are texts that are not empty", value=passages
-        )
+    texts = cast(Sequence[object], passages) if listed else ()
+    if not listed or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InvalidSetting("A document's passages are texts that are not empty", value=passages)
 
 
 def _can(is_readable: Callable[[Any], bool], said: object) -> bool:
