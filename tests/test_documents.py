@@ -127,7 +127,7 @@ def test_a_parser_and_readers_of_the_callers_are_used(chat: tta.Adapted, folder:
     from llama_index.core.schema import Document
 
     class Upper(BaseReader):
-        def load_data(self, file: Path, extra_info: Any = None) -> list[Document]:  # type: ignore[override]
+        def load_data(self, file: Path, extra_info: Any = None) -> list[Document]:
             return [Document(text=file.read_text(encoding="utf-8").upper())]
 
     (folder / "two.md").write_text("# One\nfirst\n# Two\nsecond\n", encoding="utf-8")
