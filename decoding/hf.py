@@ -12,12 +12,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tta.decoding import choices, engine
+from tta.decoding.begun import Begun, cost_of
 from tta.decoding.cache import LIMIT, Filled, PrefixCache, prefill
 from tta.decoding.constrain import Output
 from tta.decoding.matcher import TokenMatcher, token_table
@@ -320,7 +320,7 @@ class HFModel:
         ends = within(self._answer_ends, filled.prefix.logits.shape[-1])
         way = self.plan.choices_for(len(prompt.ids) + longest)
         scores, tokens, passes = choices.score(filled.prefix, ids, ends, way)
-        return scores, _cost(prompt, filled, started, passes=passes, scored=tokens)
+        return scores, cost_of(prompt, filled, started, passes=passes, scored=tokens)
 
     def _prefill(self, prompt: Prompt, scope: str | None) -> Filled:
         return prefill(
@@ -404,57 +404,3 @@ class HFModel:
                 list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """A prompt that was run, and what is drawn behind it: `rows(first, n)` makes samples number
-    `first` to `first + n - 1` (0 is greedy), `read` makes text of ids."""
-
-    prompt: Prompt
-    filled: Filled
-    rows: Callable[[int, int], list[engine.Row]]
-    rules: engine.Rules
-    read: Callable[[list[int]], str]
-    started: float
-
-    @property
-    def prefix(self) -> engine.Prefix:
-        return self.filled.prefix
-
-    def candidate(self, row: engine.Row) -> Candidate:
-        """What a row that is over says."""
-        return _candidate(row, self.read(row.ids))
-
-    def cost(self, passes: int, drawn: int) -> Cost:
-        """The prompt's, and that of so many passes and tokens behind it."""
-        return _cost(self.prompt, self.filled, self.started, passes=passes, drawn=drawn)
-
-
-def _candidate(row: engine.Row, text: str) -> Candidate:
-    assert row.finish is not None  # the loop ends when every row has one
-    return Candidate(
-        text=text,
-        token_ids=tuple(row.ids),
-        logprob=row.logprob,
-        finish=row.finish,
-        stats=row.stats.summary(),
-    )
-
-
-def _cost(
-    prompt: Prompt,
-    filled: Filled,
-    started: float,
-    *,
-    passes: int,
-    drawn: int = 0,
-    scored: int = 0,
-) -> Cost:
-    return Cost(
-        prefilled=len(prompt.ids) - filled.reused + scored,
-        reused=filled.reused,
-        drawn=drawn,
-        passes=passes + filled.passes,
-        ms=(time.perf_counter() - started) * 1000.0,
-    )

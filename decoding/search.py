@@ -28,7 +28,7 @@ from tta.types import Candidate, Cost, Finish, Steps
 if TYPE_CHECKING:
     import torch
 
-    from tta.decoding.hf import Begun
+    from tta.decoding.begun import Begun
 
 ANEW = 0.5
 """What beginning again is worth: as much as a step of which nothing is known."""

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from tta.errors import IndexInUse, InvalidSetting, StoreClosed, StoreError
+from tta.memory.scrub import blank, scrub
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client
@@ -40,28 +41,37 @@ _PAGE = 1000
 class Chroma:
     """A Chroma server, or the embedded Chroma of a folder that no one else has open."""
 
-    def __init__(self, where: str | Path) -> None:
-        """Raises InvalidSetting (no such address), IndexInUse, StoreError."""
+    def __init__(self, where: str | Path, *, lazily: bool = False) -> None:
+        """Lazily, an embedded Chroma is locked now and opened at its first use: that takes seconds.
+
+        Raises InvalidSetting (no such address), IndexInUse, StoreError.
+        """
         self._folder = None if is_server(where) else Path(where)
         self._handles: dict[str, Collection] = {}
         self._client: Client | None = None
         self._where = str(where)
+        self.closed = False
         if self._folder is not None:
             self._lock = _lock(self._folder)
         try:
-            self._client = self._connect()
+            if not lazily:
+                self._client = self._connect()
         except BaseException:
             self.close()
             raise
 
     @property
-    def closed(self) -> bool:
-        return self._client is None
+    def embedded(self) -> bool:
+        return self._folder is not None
 
     def close(self) -> None:
         """Release the files, so that another process may open them."""
+        self.closed = True
+        opened = self._client is not None
         self._disconnect()
         if self._folder is not None:
+            if opened:
+                blank(self._folder)
             self._lock.release()
 
     def _disconnect(self) -> None:
@@ -97,12 +107,9 @@ class Chroma:
             yield page["ids"], np.asarray(page["embeddings"], dtype=np.float32)
             start += _PAGE
 
-    def fetch(self, name: str, ids: Sequence[str]) -> Iterator[tuple[list[str], FloatArray]]:
-        """(ids, vectors) of those of `ids` that are there, page by page, in any order."""
-        for start in range(0, len(ids), _PAGE):
-            page = self._use(name, partial(_some, ids=list(ids[start : start + _PAGE])))
-            if page is not None and page["ids"]:
-                yield page["ids"], np.asarray(page["embeddings"], dtype=np.float32)
+    def count(self, name: str) -> int:
+        """How many vectors a collection has; 0 if there is none."""
+        return self._use(name, lambda collection: collection.count()) or 0
 
     def write(
         self, name: str, metadata: Mapping[str, Any], changes: Mapping[str, FloatArray | None]
@@ -118,15 +125,13 @@ class Chroma:
                 )
                 _write(collection, changes)
 
-    def query(
-        self, name: str, vector: FloatArray, k: int, among: list[str] | None
-    ) -> list[tuple[str, float]]:
-        """(id, cosine) of unit vectors, best first, by HNSW; all of `among` must be there."""
+    def query(self, name: str, vector: FloatArray, k: int) -> list[tuple[str, float]]:
+        """(id, cosine) of unit vectors, best first, by HNSW."""
         row = np.asarray(vector, dtype=np.float32)[None, :]
         found = self._use(
             name,
             lambda collection: collection.query(
-                query_embeddings=row, n_results=k, ids=among, include=["distances"]
+                query_embeddings=row, n_results=k, include=["distances"]
             ),
         )
         if found is None:
@@ -168,6 +173,11 @@ class Chroma:
         if self._folder is not None:
             self._reconnect()
 
+    def blank(self) -> None:
+        """Embedded, zero what Chroma's files hold besides vectors: it may be anything."""
+        if self._folder is not None:
+            blank(self._folder)
+
     def wipe(self, prefix: str) -> None:
         """Delete every collection of that prefix; embedded, the whole folder, damaged or not."""
         if self._folder is None:
@@ -196,8 +206,10 @@ class Chroma:
 
     @contextmanager
     def _translated(self) -> Iterator[Client]:
-        if self._client is None:
+        if self.closed:
             raise StoreClosed("The index was closed", value=self._where, hint="Open it again.")
+        if self._client is None:
+            self._client = self._connect()
         try:
             yield self._client
         except _failures() as problem:
@@ -210,10 +222,6 @@ class Chroma:
 
 def _page(collection: Collection, start: int) -> GetResult:
     return collection.get(include=["embeddings"], limit=_PAGE, offset=start)
-
-
-def _some(collection: Collection, ids: list[str]) -> GetResult:
-    return collection.get(ids=ids, include=["embeddings"])
 
 
 def _write(collection: Collection, changes: Mapping[str, FloatArray | None]) -> bool:
@@ -322,21 +330,3 @@ def _damaged(folder: Path) -> bool:
     except sqlite3.DatabaseError as problem:
         return problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
     return False
-
-
-def scrub(folder: Path) -> None:
-    """Remove what Chroma leaves of deleted collections: queued vectors, pages, index files."""
-    path = folder / "chroma.sqlite3"
-    if not path.exists():
-        return
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA secure_delete=ON")
-        live = {row[0] for row in db.execute("SELECT id FROM collections")}
-        segments = {row[0] for row in db.execute("SELECT id FROM segments")}
-        for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue").fetchall():
-            if topic.rsplit("/", 1)[-1] not in live:
-                db.execute("DELETE FROM embeddings_queue WHERE topic = ?", (topic,))
-        db.execute("VACUUM")
-    for child in folder.iterdir():
-        if child.is_dir() and child.name not in segments:
-            shutil.rmtree(child)

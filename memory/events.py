@@ -22,11 +22,14 @@ FEEDBACK = frozenset(
         EventKind.PREFERENCE,
         EventKind.NOTE,
         EventKind.RULE,
+        EventKind.FREED,
     }
 )
 """The kinds that can be learned from, and undone."""
 LEARNED = FEEDBACK | {EventKind.READ}
 """Those, and documents: a newer reading takes the older one's place."""
+
+UNDOABLE = FEEDBACK | {EventKind.PROMOTED}
 
 _TEXTS = {
     EventKind.ANSWERED: ("request", "pattern", "answer"),
@@ -37,6 +40,8 @@ _TEXTS = {
     EventKind.NOTE: ("pattern", "text"),
     EventKind.RULE: ("text",),
     EventKind.READ: ("document", "digest"),
+    EventKind.PROMOTED: ("request", "text"),
+    EventKind.FREED: (),
     EventKind.UNDONE: ("feedback",),
     EventKind.FORGOTTEN: (),
 }
@@ -120,10 +125,14 @@ def check(event: Event) -> None:
             raise InvalidText(f"The {name} of a {event.kind} is empty", value=text)
     if event.kind is EventKind.ANSWERED and event.response != event.id:
         raise InvalidSetting("An answer's event has the response's id", value=event.response)
+    if event.kind is EventKind.FREED and not isinstance(event.body.get("free"), bool):
+        raise InvalidSetting("A task is held to its form or not", value=event.body.get("free"))
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
     if event.kind is EventKind.READ:
         _check_passages(event.body.get("passages"))
+    if event.kind is EventKind.PROMOTED:
+        _check_users(event.body.get("users"), event.user)
     for name, is_readable in _WEIGHED.items():
         said = event.body.get(name)
         if said and not _can(is_readable, said):
@@ -167,6 +176,19 @@ def _check_passages(passages: object) -> None:
     texts = cast(Sequence[object], passages) if listed else ()
     if not listed or not all(isinstance(text, str) and text.strip() for text in texts):
         raise InvalidSetting("A document's passages are texts that are not empty", value=passages)
+
+
+def _check_users(users: object, scope: str) -> None:
+    names = users if isinstance(users, Sequence) and not isinstance(users, str) else ()
+    if not names or not all(isinstance(user, str) and user for user in names):
+        raise InvalidSetting("A promotion names the users who agree", value=users)
+    if scope in names:
+        raise InvalidSetting("A scope cannot agree with itself", value=users)
+
+
+def promoters(event: Event) -> Sequence[str]:
+    """Who agreed on what was promoted; nobody for other events."""
+    return cast(Sequence[str], event.body["users"]) if event.kind is EventKind.PROMOTED else ()
 
 
 def _can(is_readable: Callable[[Any], bool], said: object) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from tta.errors import CorruptStore
 from tta.memory.events import check, from_dict, to_dict
 from tta.memory.memory import Memory
-from tta.types import Event, EventKind, Json, Record, RecordKind
+from tta.types import Event, Json, Record, RecordKind
 
 
 def export_events(memory: Memory, user: str | None = None) -> Iterator[dict[str, Json]]:
@@ -29,14 +29,14 @@ def import_events(memory: Memory, lines: Iterable[str | Mapping[str, Any]]) -> i
     """Append the events of an export, all or none; how many were new.
 
     Events that the memory has already are skipped. Events of a user whom this memory has forgotten
-    are new again. FORGOTTEN events are not taken over: what they erased is not in the export, and
-    here they would erase what is newer. Raises CorruptStore naming the first bad line, InvalidText,
+    are new again. That a user was forgotten is taken over where nothing is known of that user: it
+    never erases anything here. Raises CorruptStore naming the first bad line, InvalidText,
     InvalidSetting, ConflictingId, UnknownResponse, WrongUser; then nothing was written.
     """
     events = [
         _parse(number, line) for number, line in enumerate(lines, start=1) if not _blank(line)
     ]
-    return memory.import_all([e for e in events if e.kind is not EventKind.FORGOTTEN])
+    return memory.import_all(events)
 
 
 def _parse(number: int, line: str | Mapping[str, Any]) -> Event:
@@ -78,6 +78,11 @@ def trl_pairs(memory: Memory, user: str) -> Iterator[dict[str, str]]:
                 "chosen": case.answer,
                 "rejected": record.answer,
             }
+
+
+def clean_rows(memory: Memory, user: str) -> Iterator[Mapping[str, Json]]:
+    """See `Memory.export`."""
+    yield from memory.export(user)
 
 
 def _blank(line: str | Mapping[str, Any]) -> bool:

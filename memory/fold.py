@@ -6,21 +6,24 @@ Which record replaces which is decided here and nowhere else.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import cast
 
-from tta.memory.events import FEEDBACK
+from tta.memory.events import promoters
+from tta.memory.policy import CAP, Kept, normalised
 from tta.memory.trust import Trust
-from tta.protocols import Weigher
+from tta.protocols import Sighting, Sightings, Weigher
 from tta.types import Event, EventKind, Record, RecordKind
 
 Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""
 
 _VOTING = (RecordKind.CASE, RecordKind.REJECTED)
+_NOTHING: Mapping[str, float] = {}
 
 
 @dataclass(slots=True)
@@ -29,20 +32,35 @@ class UserState:
 
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
-    `ledger` tells by task how cases and rejections came (+1) and went (-1). `documents` tells of
-    each by name the event of its last reading, and the digest of what was read.
+    `freed` holds by feedback which task is to be held to no form, or is again.
+    `ledger` tells by task how cases and rejections came (+1) and went (-1). `ranks` numbers the
+    feedback, in its order, whatever was forgotten between. `past` holds what is no longer recalled
+    because there was more than the cap; it is still in the ledger: sums of it know more, and cost
+    the same.
+    `repeated` counts how often a record was taught, near-duplicates included, if more than once.
+    `promoted` names the users who agreed on what this scope was taught for that.
+    `documents` tells of each by name the event of its last reading, and the digest of what was
+    read.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     by: dict[tuple[str, RecordKind], dict[str, Record]] = field(default_factory=dict)
     made: dict[str, tuple[Record, ...]] = field(default_factory=dict)
     undone: set[str] = field(default_factory=set)
-    patterns: dict[str, str] = field(default_factory=dict)
+    sightings: Sightings = field(default_factory=Sightings)
+    sighted: set[Sighting] = field(default_factory=set)
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict, compare=False)
+    kept: dict[tuple[str, RecordKind], Kept] = field(default_factory=dict)
+    twins: dict[Slot, str] = field(default_factory=dict)
+    past: dict[str, Record] = field(default_factory=dict)
+    repeated: dict[str, int] = field(default_factory=dict)
+    promoted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     documents: dict[str, tuple[str, str]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
+    freed: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
     @property
     def has_votes(self) -> bool:
@@ -54,23 +72,30 @@ class UserState:
 class State:
     """Users by name; a user who was forgotten, or never seen, is absent."""
 
-    users: dict[str, UserState] = field(default_factory=dict)
+    users: MutableMapping[str, UserState] = field(default_factory=dict)
+    cap: int = CAP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What one event changed in one user's live records, and why."""
+    """What one event changed in one user's live records, and why. What has `passed` gave way to
+    the cap: it is not among the `removed`. `others` are changes of wider scopes."""
 
     user: str
     added: tuple[Record, ...] = ()
     removed: tuple[Record, ...] = ()
+    passed: tuple[Record, ...] = ()
     forgotten: bool = False
+    others: tuple[Change, ...] = ()
     reason: str = ""
 
 
-def fold(events: Iterable[Event], weigher: Weigher | None = None) -> State:
-    """The state after `events`, from nothing; weights of experts only with a `weigher`."""
-    state = State()
+def fold(events: Iterable[Event], weigher: Weigher | None = None, *, cap: int = CAP) -> State:
+    """The state after `events`, from nothing; weights of experts only with a `weigher`.
+
+    `cap`: cases, and refused answers, of each user and task that are recalled.
+    """
+    state = State(cap=cap)
     for event in events:
         apply(state, event, weigher)
     return state
@@ -79,39 +104,87 @@ def fold(events: Iterable[Event], weigher: Weigher | None = None) -> State:
 def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
     """Bring `state` one event further, in place. O(1), but for an undo: O(the user's records)."""
     if event.kind is EventKind.FORGOTTEN:
-        gone = state.users.pop(event.user, UserState())
-        removed = tuple(gone.records.values())
-        return Change(user=event.user, removed=removed, forgotten=True, reason="forgotten")
+        return _forget(state, event.user)
     user = state.users.setdefault(event.user, UserState())
     user.counts[event.kind] += 1
     if event.kind is EventKind.ANSWERED:
         return _answered(user, event)
     if event.kind is EventKind.UNDONE:
-        return _undo(user, event, weigher)
+        return _undo(user, event, weigher, state.cap)
     if event.kind is EventKind.READ:
-        return _read(user, event, weigher)
-    return _learn(user, event, weigher)
+        return _read(user, event, weigher, state.cap)
+    return _learn(user, event, weigher, state.cap)
+
+
+def _forget(state: State, name: str) -> Change:
+    """Nothing of a user stays, nor what wider scopes were taught because that user agreed."""
+    gone = state.users.pop(name, UserState())
+    others = []
+    for scope, user in list(state.users.items()):
+        events = [event for event, users in user.promoted.items() if name in users]
+        if events:
+            others.append(_retract(user, scope, events, state.cap, "who agreed was forgotten"))
+            for event in events:
+                del user.promoted[event]
+                user.undone.discard(event)
+                user.counts[EventKind.PROMOTED] -= 1
+            if not +user.counts:
+                del state.users[scope]
+    removed = (*gone.records.values(), *gone.past.values())
+    return Change(
+        user=name, removed=removed, forgotten=True, others=tuple(others), reason="forgotten"
+    )
 
 
 def _answered(user: UserState, event: Event) -> Change:
     if pattern := _text(event, "pattern"):
-        user.patterns[pattern] = event.task
+        _sight(user, _sighting(event, pattern))
     user.trust.answered(event.task, event.body)
     return Change(user=event.user, reason="answered")
 
 
-def _learn(user: UserState, event: Event, weigher: Weigher | None) -> Change:
-    made = records_of(event)
-    user.made[event.id] = made
-    removed = _enter(user, made)
-    user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
-    user.trust.cite(event.id, event.task, event.body.get("cited"))
-    return Change(
-        user=event.user, added=made, removed=tuple(removed), reason=_reason(event, made, removed)
+def _sighting(event: Event, pattern: str) -> Sighting:
+    form, width = event.body.get("form"), event.body.get("width")
+    return Sighting(
+        pattern=pattern,
+        task=event.task,
+        bare=bool(event.body.get("bare")),
+        form=form if isinstance(form, str) else None,
+        width=width if isinstance(width, int) else 0,
     )
 
 
-def _read(user: UserState, event: Event, weigher: Weigher | None) -> Change:
+def _sight(user: UserState, seen: Sighting) -> None:
+    sightings = user.sightings
+    sightings.patterns[seen.pattern] = seen.task
+    if seen in user.sighted:
+        sightings.repeats[seen.bare] = sightings.repeats.get(seen.bare, 0) + 1
+    else:
+        user.sighted.add(seen)
+        sightings.distinct.append(seen)
+
+
+def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
+    made = records_of(event)
+    user.ranks[event.id] = 1 + next(reversed(user.ranks.values()), 0)
+    user.made[event.id] = made
+    if event.kind is EventKind.PROMOTED:
+        user.promoted[event.id] = tuple(promoters(event))
+    if event.kind is EventKind.FREED:
+        user.freed[event.id] = (event.task, bool(event.body["free"]))
+    removed, passed = _enter(user, made, cap)
+    user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
+    user.trust.cite(event.id, event.task, event.body.get("cited"))
+    return Change(
+        user=event.user,
+        added=made,
+        removed=tuple(removed),
+        passed=tuple(passed),
+        reason=_reason(event, made, removed),
+    )
+
+
+def _read(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
     """A document as it is now: what was read of it before goes."""
     name, digest = _text(event, "document"), _text(event, "digest")
     before, _ = user.documents.pop(name, ("", ""))
@@ -121,54 +194,97 @@ def _read(user: UserState, event: Event, weigher: Weigher | None) -> Change:
     if not digest:
         return Change(user=event.user, removed=gone, reason="the document is gone")
     user.documents[name] = (event.id, digest)
-    return replace(_learn(user, event, weigher), removed=gone, reason="the document was read")
+    return replace(_learn(user, event, weigher, cap), removed=gone, reason="the document was read")
 
 
-def _undo(user: UserState, event: Event, weigher: Weigher | None) -> Change:
+def _undo(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
     feedback = _text(event, "feedback")
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
-    before, ledger = user.records, user.ledger
-    tasks = {record.task for record in user.made.pop(feedback)}
+    user.freed.pop(feedback, None)
+    reason = "undone: as if this feedback had never been given"
+    change = _retract(user, event.user, [feedback], cap, reason)
+    user.trust.undo(feedback, weigher)
+    return change
+
+
+def _retract(user: UserState, name: str, feedback: Sequence[str], cap: int, reason: str) -> Change:
+    """Everything again, in order, without that feedback."""
+    before, past, ledger = user.records, user.past, user.ledger
+    tasks = {record.task for event in feedback for record in user.made.pop(event, ())}
     user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
+    user.kept, user.twins, user.past, user.repeated = {}, {}, {}, {}
     for made in user.made.values():
-        _enter(user, made)
+        _enter(user, made, cap)
     # A new list where it differs, so that whoever has read the old one starts over.
     user.ledger.update({task: told for task, told in ledger.items() if task not in tasks})
-    user.trust.undo(feedback, weigher)
+    kept = user.records.keys() | user.past.keys()
     return Change(
-        user=event.user,
+        user=name,
         added=tuple(r for r in user.records.values() if r.id not in before),
-        removed=tuple(r for r in before.values() if r.id not in user.records),
-        reason="undone: as if this feedback had never been given",
+        removed=tuple(r for r in (before | past).values() if r.id not in kept),
+        passed=tuple(r for r in user.past.values() if r.id not in past),
+        reason=reason,
     )
 
 
-def _enter(user: UserState, made: Sequence[Record]) -> list[Record]:
-    """Make records live and tell the ledger; those that they replaced."""
+def _enter(user: UserState, made: Sequence[Record], cap: int) -> tuple[list[Record], list[Record]]:
+    """Make records live and tell the ledger; those that they replaced, and that gave way."""
     removed = [old for new in made for old in _add(user, new)]
     for sign, records in ((-1, removed), (1, made)):
         for record in records:
             if record.kind in _VOTING:
                 user.ledger.setdefault(record.task, []).append((sign, record))
-    return removed
+    keys = [(record.task, record.kind) for record in made if record.kind in _VOTING]
+    return removed, [_let_pass(user, key, cap) for key in keys if len(user.by[key]) > cap]
+
+
+def _let_pass(user: UserState, key: tuple[str, RecordKind], cap: int) -> Record:
+    name = user.kept[key].surplus(cap) or next(iter(user.by[key]))
+    record = user.records[name]
+    _take_out(user, record)
+    user.past[name] = record
+    return record
 
 
 def _add(user: UserState, new: Record) -> list[Record]:
-    slot = user.slots.setdefault(_slot(new), {})
+    """Make it live; those that it replaced."""
+    slot, twin = user.slots.setdefault(_slot(new), {}), user.twins.get(_twin(new))
     replaced = [old for old in slot.values() if _replaces(new, old)]
+    if twin is not None and twin not in slot:
+        replaced.append(user.records[twin])
+    times = 1 + sum(_times(user, old) for old in replaced if _twin(old) == _twin(new))
     for old in replaced:
         _take_out(user, old)
     slot[new.id] = user.records[new.id] = new
     user.by.setdefault((new.task, new.kind), {})[new.id] = new
+    if new.kind in _VOTING:
+        user.twins[_twin(new)] = new.id
+        user.kept.setdefault((new.task, new.kind), Kept()).add(new.answer, new.id)
+        if times > 1:
+            user.repeated[new.id] = times
     return replaced
+
+
+def _times(user: UserState, record: Record) -> int:
+    return user.repeated.get(record.id, 1)
 
 
 def _take_out(user: UserState, old: Record) -> None:
     """No longer live."""
     del user.records[old.id], user.by[old.task, old.kind][old.id]
     del user.slots[_slot(old)][old.id]
+    user.repeated.pop(old.id, None)
+    if old.kind in _VOTING:
+        user.kept[old.task, old.kind].remove(old.answer, old.id)
+        if user.twins.get(_twin(old)) == old.id:
+            del user.twins[_twin(old)]
+
+
+def _twin(record: Record) -> Slot:
+    """What only near-duplicates share: the answer to the letter, the request nearly."""
+    return (record.kind, record.task, normalised(record.request), record.answer)
 
 
 def _slot(record: Record) -> Slot:
@@ -203,6 +319,10 @@ def records_of(event: Event) -> tuple[Record, ...]:
         return _case_against(event, _text(event, "text"), _text(event, "answer"))
     if event.kind is EventKind.EDIT:
         return _case_against(event, _text(event, "result"), _text(event, "answer"))
+    if event.kind is EventKind.PROMOTED:
+        return (
+            _record(event, "+", RecordKind.CASE, _text(event, "request"), _text(event, "text")),
+        )
     if event.kind is EventKind.PREFERENCE:
         return _case_against(event, _text(event, "chosen"), _text(event, "rejected"))
     if event.kind is EventKind.RATING:
@@ -259,14 +379,15 @@ def _record(
     return Record(
         id=event.id + sign,
         kind=kind,
-        user=event.user,
-        task=event.task,
+        # Many records share these: one object each, not one a record.
+        user=sys.intern(str(event.user)),
+        task=sys.intern(str(event.task)),
         request=request,
-        answer=answer,
+        answer=sys.intern(str(answer)),
         source=event.id,
         created=event.time,
         weight=weight,
-        instead=instead or {},
+        instead=instead or _NOTHING,
     )
 
 
@@ -284,7 +405,10 @@ _MEANS = {
 
 
 def _reason(event: Event, made: tuple[Record, ...], removed: list[Record]) -> str:
-    if event.kind not in FEEDBACK or not made:
+    if event.kind is EventKind.FREED:
+        held = "no longer held" if event.body["free"] else "held again"
+        return f"open answers of this task are {held} to the form of those accepted"
+    if not made:
         return "a reward of 0 or an empty answer teaches nothing"
     reason = "; ".join(_MEANS[record.kind] for record in made)
     return f"{reason}; {len(removed)} older replaced" if removed else reason

@@ -7,19 +7,19 @@ of the journal, nor of how an index searches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tta.errors import InvalidSetting, StoreError
-from tta.memory.events import LEARNED
 from tta.memory.fold import Change, State, UserState
 from tta.memory.index import ChromaIndex, MemoryIndex
 from tta.memory.shelf import Place
+from tta.memory.snapshot import Held
 from tta.protocols import Embedder
-from tta.types import Event, EventKind, Record, RecordKind
+from tta.types import Record, RecordKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+PAST = "past"
+"""The shelf of what gave way to the cap: not searched, but those who sum learn from it."""
 _WITH_VECTOR = frozenset(
     {RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE, RecordKind.PASSAGE}
 )
 
 
 class Follower:
-    """Keeps an index in step with `state`. Without an index it only knows the order of records."""
+    """Keeps an index in step with `state`; without an index it does nothing."""
 
     def __init__(self, state: State, embedder: Embedder | None) -> None:
         self.index: MemoryIndex | ChromaIndex | None = None
         self._state = state
         self._embedder = embedder
-        self._order: dict[str, dict[str, int]] = {}
         self._behind: list[Change] = []
         self._ready: dict[str, FloatArray] = {}
 
@@ -52,26 +53,30 @@ class Follower:
             )
         return self.index
 
-    def note(self, seq: int, event: Event, change: Change) -> None:
-        """Event number `seq` was folded; what it changed is indexed at the next `catch_up`."""
-        if event.kind is EventKind.FORGOTTEN:
-            self._order.pop(event.user, None)
-        elif event.kind in LEARNED:
-            self._order.setdefault(event.user, {})[event.id] = seq
-        if self.index is not None and (change.added or change.removed or change.forgotten):
-            self._behind.append(change)
+    def note(self, change: Change) -> None:
+        """This was folded; it is indexed at the next `catch_up`."""
+        moves = change.added or change.removed or change.passed or change.forgotten
+        if self.index is not None and moves:
+            self._behind += [change, *change.others]
 
     def catch_up(self) -> None:
         """Index what was folded. What fails here is tried again at the next call."""
         if not self._behind or self.index is None:
             return
-        todo, gone, lost = _net(self._behind)
+        todo, moved, gone, lost = _net(self._behind)
         for user in lost:
             self.index.release(user)
         for user, ids in gone.items():
             self.index.remove(user, ids)
         self._put(todo)
+        for user, ids in moved.items():
+            self.index.move(user, ids, [self._known_place(user, name) for name in ids])
         self._behind.clear()
+
+    def _known_place(self, user: str, name: str) -> Place:
+        place = self.place_of(user, name)
+        assert place is not None
+        return place
 
     @contextmanager
     def prepared(self, records: Sequence[Record]) -> Iterator[None]:
@@ -82,16 +87,28 @@ class Follower:
         finally:
             self._ready = {}
 
+    def search(
+        self, user: str, vector: FloatArray, k: int, *, kind: str, labels: set[str] | None
+    ) -> Sequence[tuple[str, float]]:
+        """(record id, cosine) of the best; see `MemoryIndex.search`."""
+        return self._index_of(user).search(user, vector, k, shelf=kind, labels=labels)
+
+    def _index_of(self, user: str) -> MemoryIndex | ChromaIndex:
+        """The index, once it has been given what a snapshot holds of the user."""
+        self._state.users.get(user)
+        return self.needed()
+
     def vectors(self, records: Sequence[Record]) -> FloatArray:
         """Vectors of the records' requests, shape (len(records), dim); those not held embedded."""
-        index, embedder = self.needed(), self._embedder
+        embedder = self._embedder
+        self.needed()
         assert embedder is not None
         found = np.zeros((len(records), embedder.dim), dtype=np.float32)
         by_user: dict[str, list[int]] = {}
         for row, record in enumerate(records):
             by_user.setdefault(record.user, []).append(row)
         for user, rows in by_user.items():
-            theirs = index.vectors(user, [records[row].id for row in rows])
+            theirs = self._index_of(user).vectors(user, [records[row].id for row in rows])
             if len(by_user) == 1:
                 found = theirs
             else:
@@ -105,15 +122,20 @@ class Follower:
 
     def rank(self, record: Record) -> int:
         """Where the record stands in the order of feedback, oldest first."""
-        return self._order[record.user][record.source]
+        return self._state.users[record.user].ranks[record.source]
 
     def place_of(self, user: str, name: str) -> Place | None:
         """Where the vector of a record's id belongs; None if no such record is live."""
-        record = self._state.users.get(user, UserState()).records.get(name)
-        return None if record is None else self._place(record)
+        state = self._state.users.get(user, UserState())
+        record = state.records.get(name) or state.past.get(name)
+        return None if record is None else _place(record, state)
 
-    def _place(self, record: Record) -> Place:
-        return Place(shelf=record.kind, label=record.task, rank=self.rank(record))
+    def adopt(self, user: str, state: UserState, held: Held) -> None:
+        """A user's state and vectors come from a snapshot."""
+        if isinstance(self.index, ChromaIndex):
+            known = state.records | state.past
+            places = [_place(known[name], state) for name in held.ids]
+            self.index.adopt(user, held.ids, held.rows, places)
 
     def _put(self, records: Sequence[Record]) -> None:
         vectors = self._embed(records)
@@ -123,7 +145,7 @@ class Follower:
                 by_user.setdefault(record.user, []).append(record)
         for user, theirs in by_user.items():
             rows = np.stack([vectors[record.request] for record in theirs])
-            places = [self._place(record) for record in theirs]
+            places = [_place(record, self._state.users[user]) for record in theirs]
             self.needed().put(user, [record.id for record in theirs], rows, places)
 
     def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
@@ -155,7 +177,8 @@ class Follower:
         missing: list[Record] = []
         count = 0
         for user, state in self._state.users.items():
-            live = {r.id: r for r in state.records.values() if r.kind in _WITH_VECTOR}
+            known = (*state.records.values(), *state.past.values())
+            live = {record.id: record for record in known if record.kind in _WITH_VECTOR}
             held = set(index.known(user))
             index.remove(user, sorted(held - live.keys()))
             missing += [record for name, record in live.items() if name not in held]
@@ -164,24 +187,42 @@ class Follower:
         return count
 
 
-def _net(changes: Sequence[Change]) -> tuple[list[Record], dict[str, list[str]], set[str]]:
-    """What a run of changes comes to: records to put, ids to remove, users to release."""
+def _place(record: Record, state: UserState) -> Place:
+    rank = state.ranks[record.source]
+    shelf = record.kind if record.id in state.records else PAST
+    return Place(shelf=shelf, label=record.task, rank=rank)
+
+
+def _net(
+    changes: Sequence[Change],
+) -> tuple[list[Record], dict[str, list[str]], dict[str, list[str]], set[str]]:
+    """What a run of changes comes to: records to put, ids whose place is another, ids to remove,
+    users to release."""
     put: dict[tuple[str, str], Record] = {}
+    moved: dict[tuple[str, str], None] = {}
     gone: dict[tuple[str, str], None] = {}
     lost: set[str] = set()
     for change in changes:
         if change.forgotten:
             lost.add(change.user)
             put = {key: record for key, record in put.items() if key[0] != change.user}
+            moved = {key: None for key in moved if key[0] != change.user}
             gone = {key: None for key in gone if key[0] != change.user}
             continue
         for record in change.removed:
             put.pop((record.user, record.id), None)
+            moved.pop((record.user, record.id), None)
             gone[record.user, record.id] = None
         for record in change.added:
             put[record.user, record.id] = record
             gone.pop((record.user, record.id), None)
+        for record in change.passed:
+            moved[record.user, record.id] = None
+    return list(put.values()), _by_user(moved.keys() - put.keys()), _by_user(gone), lost
+
+
+def _by_user(keys: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     ids: dict[str, list[str]] = {}
-    for user, name in gone:
+    for user, name in sorted(keys):
         ids.setdefault(user, []).append(name)
-    return list(put.values()), ids, lost
+    return ids

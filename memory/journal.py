@@ -29,11 +29,15 @@ from tta.errors import (
 )
 from tta.memory import database
 from tta.memory.database import EVENTS, MANIFEST
-from tta.memory.events import body_json, check, from_dict
+from tta.memory.events import body_json, check, from_dict, promoters
 from tta.types import Event, EventKind, new_id
 
-FORMAT = 1
-"""The manifest's format; a journal with a higher one was written by a newer tta."""
+FORMAT = 2
+"""The manifest's format; a journal with a higher one was written by a newer tta.
+
+1 is read as it is: 2 has promotions (events that an older tta would not understand, and so must
+not open).
+"""
 
 _PAGE = 1000
 """Events read in one query: no transaction stays open while the reader works on them."""
@@ -46,6 +50,11 @@ _BY_ID = sa.select(EVENTS).where(EVENTS.c.id == sa.bindparam("event"))
 _ASKER = sa.select(EVENTS.c.user).where(
     EVENTS.c.id == sa.bindparam("response"), EVENTS.c.kind == str(EventKind.ANSWERED)
 )
+_AT = sa.select(EVENTS.c.id, EVENTS.c.time).where(EVENTS.c.seq == sa.bindparam("seq"))
+_FORGOTTEN = sa.select(sa.func.count()).where(
+    EVENTS.c.seq > sa.bindparam("after"), EVENTS.c.kind == str(EventKind.FORGOTTEN)
+)
+_PROMOTED = sa.select(EVENTS).where(EVENTS.c.kind == str(EventKind.PROMOTED))
 _INSERT = sa.insert(EVENTS)
 
 
@@ -85,6 +94,8 @@ class Journal:
                 value=int(written),
                 hint="Install a newer tta; nothing was changed.",
             )
+        if int(written) < FORMAT:
+            self.set("format", str(FORMAT))
         if self.setting("erasing"):
             self._finish_erasing()
 
@@ -162,15 +173,32 @@ class Journal:
             row = connection.execute(_BY_ID, {"event": event_id}).mappings().first()
         return None if row is None else _from_row(row)
 
+    def mark(self, seq: int) -> str | None:
+        """What tells the event of that number from that of any other journal."""
+        with self._reading() as connection:
+            found = connection.execute(_AT, {"seq": seq}).first()
+        return None if found is None else f"{found.id} {found.time!r}"
+
+    @contextmanager
+    def while_nobody_is_forgotten(self, after: int) -> Iterator[bool]:
+        """Whether nobody was forgotten after event number `after`; nobody is until the block ends.
+
+        No one else can append meanwhile.
+        """
+        with self._writing(durable=False) as connection:
+            yield connection.scalar(_FORGOTTEN, {"after": after}) == 0
+
     def erase(self, user: str) -> int:
         """Delete a user's events from every file; how many there were.
 
-        What remains is one FORGOTTEN event with that number. On SQLite the file is rewritten, so
+        What was promoted because that user agreed goes as well, out of the wider scope. What
+        remains is one FORGOTTEN event with that number. On SQLite the file is rewritten, so
         that no byte of the text is left (StoreLocked if a reader prevents it: erase again); on
         other databases the rows are deleted, and logs and backups are their administrator's.
         """
         with self._writing() as connection:
             gone = connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
+            _retract(connection, user)
             tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
             check(tombstone)
             _append(connection, _to_row(tombstone))
@@ -211,6 +239,14 @@ class Journal:
 def _put(connection: sa.Connection, key: str, value: str) -> None:
     connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == key))
     connection.execute(sa.insert(MANIFEST), {"key": key, "value": value})
+
+
+def _retract(connection: sa.Connection, user: str) -> None:
+    """Delete what was promoted because that user agreed."""
+    found = connection.execute(_PROMOTED).mappings().all()
+    gone = [row["id"] for row in found if user in promoters(_from_row(row))]
+    if gone:
+        connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.in_(gone)))
 
 
 def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:

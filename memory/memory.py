@@ -7,44 +7,48 @@ text becomes a vector.
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tta.errors import (
-    CorruptStore,
     InvalidSetting,
-    StoreReadOnly,
     UnknownFeedback,
     WrongUser,
 )
-from tta.memory import database
+from tta.memory.cache import EVERY, Cache
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.events import FEEDBACK, LEARNED, check
+from tta.memory.events import LEARNED, UNDOABLE, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
-from tta.memory.trust import Trust
+from tta.memory.place import is_there, journal_url
+from tta.memory.policy import CAP
+from tta.memory.promote import agreed
+from tta.memory.reading import Reading
+from tta.memory.snapshot import Snapshot, Users, Written, copied, made
 from tta.protocols import Embedder, Weigher
-from tta.types import ANY_TASK, Event, EventKind, Learned, Record, RecordKind, Standing
+from tta.types import EVERYONE, Event, EventKind, Learned
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+_log = logging.getLogger(__name__)
 
-    FloatArray = NDArray[np.floating[Any]]
+_PROBE = "Where is my parcel?"
+_ALIKE = 0.999
+"""Cosine of one text's vectors below which they are of different embedders: more than batches,
+threads and devices do."""
 
 
-_NOTHING: list[tuple[int, Record]] = []
+_OF_NO_ANSWER = (EventKind.RULE, EventKind.FREED, EventKind.READ)
 
 
-class Memory:
+class Memory(Reading):
     """Records and patterns of any number of users. Every method may be called from any thread.
 
     Get one by `Memory.open`. `state` is the fold of `events()`, always.
@@ -58,15 +62,23 @@ class Memory:
         where: Path | None,
         index: str | None,
         weigher: Weigher | None = None,
+        cap: int = CAP,
+        snapshot_every: int = EVERY,
     ) -> None:
         self._journal = journal
         self._weigher = weigher
         self._embedder = embedder
         self._folder = None if where is None else where / "index"
         self._server = index
+        self._cache = (
+            Cache(where, embedder=embedder, weigher=weigher, cap=cap, every=snapshot_every)
+            if where is not None
+            else None
+        )
+        self._snapshot: Snapshot | None = None
         self._lock = threading.RLock()
         self._seq = 0
-        self.state = State()
+        self.state = State(cap=cap)
         self._follower = Follower(self.state, embedder)
 
     @classmethod
@@ -78,7 +90,9 @@ class Memory:
         index: str | None = None,
         weigher: Weigher | None = None,
         create: bool = True,
+        cap: int | None = None,
         flush_every: int = 64,
+        snapshot_every: int = EVERY,
     ) -> Memory:
         """Open or create a memory.
 
@@ -88,7 +102,11 @@ class Memory:
         `embedder`: None opens the journal only, all but `nearest` and `rebuild` works, also while
         another process holds the embedded index.
         `weigher`: how feedback moves the weights of experts; without one none are kept.
+        `cap`: cases, and as many refused answers, that are recalled of each user and task; see
+        `policy.py` for which. It is kept with the memory; None for what was kept, or 100,000.
         `flush_every`: vectors that may wait in RAM for Chroma; a crash costs embedding them again.
+        `snapshot_every`: events after which closing a folder's memory writes down what they add up
+        to, so that the next opening need not read them again.
 
         Raises IndexInUse, StoreReadOnly, StoreLocked, NewerFormat, CorruptStore, InvalidSetting.
         """
@@ -98,9 +116,19 @@ class Memory:
                 value=index,
                 hint="Pass http://host:port, of a server started with `chroma run`",
             )
+        if cap is not None and cap < 1:
+            raise InvalidSetting(f"cap must be at least 1, was {cap!r}", value=cap)
         folder = None if where is None or "://" in str(where) else Path(where)
-        journal = Journal.open(_url(where, folder, create))
-        memory = cls(journal, embedder=embedder, where=folder, index=index, weigher=weigher)
+        journal = Journal.open(journal_url(where, folder, create=create))
+        memory = cls(
+            journal,
+            embedder=embedder,
+            where=folder,
+            index=index,
+            weigher=weigher,
+            cap=_settled(journal, cap),
+            snapshot_every=snapshot_every,
+        )
         try:
             memory._start(flush_every)
         except BaseException:
@@ -109,30 +137,111 @@ class Memory:
         return memory
 
     def _start(self, flush_every: int) -> None:
-        self._pull()
         if self._server is None:
             self._server = self._journal.setting("index")
         else:
             # So that a `forget` that was given no index still finds the vectors.
             self._journal.set("index", self._server)
-        if self._embedder is not None:
-            self._follower.index = self._open_index(self._embedder, flush_every)
-            self._journal.set("embedder", self._embedder.id)
-            self._journal.set("dim", str(self._embedder.dim))
+        kept = self._index_place() is not None
+        renew = kept and self._embedder is not None and self._changed(self._embedder)
+        if renew and self._cache is not None:
+            self._cache.drop()
+        self._snapshot = None if self._cache is None else self._cache.read(self._journal)
+        if self._snapshot is not None:
+            self._seq = self._snapshot.seq
+            self.state.users = Users(self._snapshot.users(), self._wake)
+        if self._embedder is None:
+            self._pull()
+        elif self._believed is not None:
+            # What came since is folded and indexed as if it came now.
+            self._open_index(self._embedder, flush_every)
+            self._pull()
+        else:
+            self._pull()
+            self._open_index(self._embedder, flush_every)
+            if renew:
+                self._follower.needed().reset()
             self._follower.begin(renew=self._server is None)
+        self._keep()
 
-    def _open_index(self, embedder: Embedder, flush_every: int) -> MemoryIndex | ChromaIndex:
+    def _changed(self, embedder: Embedder) -> bool:
+        """Whether the embedder has the id that it had, and gives other vectors all the same."""
+        now = embedder.embed([_PROBE])[0]
+        told = self._journal.setting("probe")
+        before = {} if told is None else json.loads(told)
+        self._journal.set("probe", json.dumps({embedder.id: [round(float(x), 5) for x in now]}))
+        then = before.get(embedder.id)
+        if then is None or (len(then) == len(now) and float(now @ np.array(then)) > _ALIKE):
+            return False
+        _log.warning(
+            "The embedder %r gives other vectors than before: all are embedded again", embedder.id
+        )
+        return True
+
+    def answered_by(self, model: str) -> None:
+        """The model that answers from now on; a warning when it was another.
+
+        Cases, notes and rules are the user's and stay. What is known of the model's own opinions
+        is forgotten at its first answer in a task; how far it is trusted follows the feedback.
+        """
+        before = self._journal.setting("model")
+        if before is not None and before != model:
+            _log.warning(
+                "This memory was taught with the model %r, and %r answers now: what was taught"
+                " stays, how far the model is trusted will follow the feedback",
+                before,
+                model,
+            )
+        self._journal.set("model", model)
+
+    @property
+    def _believed(self) -> Snapshot | None:
+        """The snapshot, if its vectors are what the embedded index holds."""
+        if self._cache is None or self._snapshot is None or self._server is not None:
+            return None
+        return self._snapshot if self._cache.fits_embedder(self._snapshot) else None
+
+    def _wake(self, user: str) -> UserState:
+        """A user whom only the snapshot knew."""
+        assert self._snapshot is not None
+        state, held = self._snapshot.load(user)
+        if self._believed is not None:
+            self._follower.adopt(user, state, held)
+        return state
+
+    def _open_index(self, embedder: Embedder, flush_every: int) -> None:
         where = self._index_place()
         if where is None:
-            return MemoryIndex(embedder.dim)
-        return ChromaIndex(
-            where,
-            memory=self._name(),
-            embedder=embedder.id,
-            dim=embedder.dim,
-            place=self._follower.place_of,
-            flush_every=flush_every,
-        )
+            self._follower.index = MemoryIndex(embedder.dim)
+        else:
+            self._follower.index = ChromaIndex(
+                where,
+                memory=self._name(),
+                embedder=embedder.id,
+                dim=embedder.dim,
+                place=self._follower.place_of,
+                flush_every=flush_every,
+                snapshot=self._believed,
+            )
+        self._journal.set("embedder", embedder.id)
+        self._journal.set("dim", str(embedder.dim))
+
+    def _keep(self) -> None:
+        """Write a snapshot if it is due. What it says of the index must be in the index."""
+        index = self._follower.index
+        due = self._cache is not None and self._cache.is_due(self._seq)
+        if due and self._cache is not None and isinstance(index, ChromaIndex):
+            self._pull()
+            index.flush()
+            self._cache.write(self._journal, self._written(index), seq=self._seq)
+
+    def _written(self, index: ChromaIndex) -> Iterator[Written]:
+        users = self.state.users
+        for user in list(users):
+            if isinstance(users, Users) and users.asleep(user) and self._believed is not None:
+                yield copied(user, self._believed)
+            else:
+                yield made(user, users[user], index.held(user))
 
     def _index_place(self) -> str | Path | None:
         return self._server or self._folder
@@ -162,7 +271,7 @@ class Memory:
         """
         if event.kind not in LEARNED:
             raise InvalidSetting("Not a kind of feedback", value=event.kind)
-        if event.kind not in (EventKind.RULE, EventKind.READ) and not event.response:
+        if event.kind not in _OF_NO_ANSWER and not event.response:
             raise InvalidSetting("Feedback names the response it is about", value=event)
         check(event)
         with self._lock:
@@ -186,7 +295,7 @@ class Memory:
         with self._lock:
             self._pull()
             event = self._journal.get(feedback_id)
-            if event is None or event.kind not in FEEDBACK:
+            if event is None or event.kind not in UNDOABLE:
                 raise UnknownFeedback(
                     f"No feedback {feedback_id!r} in this memory",
                     value=feedback_id,
@@ -205,156 +314,98 @@ class Memory:
             self._journal.append(undone)
             return _learned(feedback_id, self._pull()[undone.id])
 
+    def promote(
+        self, *, to: str, among: Sequence[str], at_least: int = 3, task: str | None = None
+    ) -> tuple[Learned, ...]:
+        """Teach the scope `to` what users agree on: one event for each case, each to be undone.
+
+        A case is promoted when at least `at_least` of the users `among` hold the same answer to the
+        same request (near-duplicates are the same), more of them than hold another, and `to` does
+        not hold it yet; of `task` when one is named. When one who agreed is forgotten, the case is
+        erased from the wider scope. Raises InvalidSetting, and the store's errors.
+        """
+        if at_least < 1 or to in among or to == EVERYONE or not to:
+            raise InvalidSetting(
+                f"Nothing can be promoted to {to!r} by {at_least} of {list(among)!r}",
+                value=(to, tuple(among), at_least),
+                hint="Name a scope of its own, and at least one user who must agree.",
+            )
+        with self._lock:
+            self._pull()
+            users = {name: self._user(name) for name in dict.fromkeys(among)}
+            found = agreed(users, self._user(to), at_least=at_least, task=task)
+            events = [one.event(to) for one in found]
+            with self._follower.prepared([r for event in events for r in records_of(event)]):
+                self._journal.append_all(events)
+                changes = self._pull()
+            return tuple(_learned(event.id, changes[event.id]) for event in events)
+
     def forget(self, user: str) -> int:
         """Erase all text and vectors of a user, from every file; how many events there were.
+
+        What wider scopes were taught because this user agreed is erased there too.
 
         Raises IndexInUse before anything is erased, if another process holds the embedded index.
         """
         with self._lock:
             self._pull()
+            scopes = self._taught_by(user)
             with self._chroma_for_forgetting() as chroma:
                 try:
+                    if self._cache is not None:
+                        self._cache.drop()
                     gone = self._journal.erase(user)
                 finally:
                     self._pull()
                     if user not in self.state.users:
-                        self._drop(user, chroma)
+                        for scope in (user, *scopes):
+                            self._drop(scope, chroma)
             return gone
+
+    def _taught_by(self, user: str) -> list[str]:
+        """Scopes to which something was promoted because this user agreed."""
+        return [
+            scope
+            for scope, state in self.state.users.items()
+            if any(user in users for users in state.promoted.values())
+        ]
 
     @contextmanager
     def _chroma_for_forgetting(self) -> Iterator[Chroma | None]:
         """Chroma, if vectors lie there and this memory has not opened its index."""
         place = self._index_place()
-        if self._follower.index is not None or place is None or not _is_there(place):
+        if self._follower.index is not None or place is None or not is_there(place):
             yield None
             return
         with closing(Chroma(place)) as chroma:
             yield chroma
 
     def _drop(self, user: str, chroma: Chroma | None) -> None:
-        if self._follower.index is not None:
-            self._follower.index.drop(user)
+        """Erase the vectors of one who was forgotten, and what others have in excess."""
+        index = self._follower.index
+        if index is not None and user in self.state.users:
+            index.renew(user)
+        elif index is not None:
+            index.drop(user)
         if chroma is not None:
             chroma.delete([collection_name(self._name(), user)])
 
     def import_all(self, events: Sequence[Event]) -> int:
         """Append events of an export, all or none; how many were new.
 
+        That a user was forgotten is taken over where nothing is known of them: it erases nothing.
         Raises what `learn` raises; nothing is written when it raises.
         """
         with self._lock:
-            fresh = self._journal.append_all(list(events))
+            self._pull()
+            fresh = self._journal.append_all(list(_harmless(events, set(self.state.users))))
             self._pull()
             return fresh
-
-    # ------------------------------------------------------------------------------ reading
-
-    def records(
-        self, *, user: str, task: str | None = None, kind: RecordKind | None = None
-    ) -> Sequence[Record]:
-        """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
-        with self._lock:
-            if task is not None and kind is not None:
-                return tuple(self._of(user, task, kind))
-            return tuple(
-                record
-                for record in self._user(user).records.values()
-                if (kind is None or record.kind is kind)
-                and (task is None or record.task in (task, ANY_TASK))
-            )
-
-    def nearest(
-        self, vector: FloatArray, k: int, *, user: str, task: str | None, kind: RecordKind
-    ) -> Sequence[tuple[Record, float]]:
-        """The `k` records whose `request` is most similar (cosine), best first.
-
-        Of `task` and of ANY_TASK when one is named, else of all tasks.
-        `vector`: unit length, shape (dim,). Of equally similar ones the older comes first. Exact up
-        to 200,000 vectors of a user. Raises InvalidSetting if the memory was opened without an
-        embedder.
-        """
-        with self._lock:
-            self._follower.catch_up()
-            labels = None if task is None else {task, ANY_TASK}
-            found = self._follower.needed().search(user, vector, k, shelf=kind, labels=labels)
-            held = self._user(user).records
-            return tuple((held[name], score) for name, score in found)
-
-    def vectors(self, records: Sequence[Record]) -> FloatArray:
-        """The unit vectors of the `request` of records, shape (len(records), dim), float32.
-
-        From the index; what it does not hold is embedded. Raises InvalidSetting if the memory was
-        opened without an embedder.
-        """
-        with self._lock:
-            self._follower.catch_up()
-            return self._follower.vectors(records)
-
-    def _of(self, user: str, task: str, kind: RecordKind) -> list[Record]:
-        by = self._user(user).by
-        lists = [by[name, kind] for name in {task, ANY_TASK} if by.get((name, kind))]
-        found = [record for records in lists for record in records.values()]
-        return sorted(found, key=self._follower.rank) if len(lists) > 1 else found
-
-    def patterns(self, *, user: str) -> dict[str, str]:
-        """Each pattern's newest task, oldest pattern first. It grows with the memory, uncopied;
-        after a forgetting it is another object."""
-        with self._lock:
-            return self._user(user).patterns
-
-    def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
-        """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
-        with self._lock:
-            return self._user(user).ledger.get(task, _NOTHING)
-
-    def standing(self, *, user: str, task: str) -> Standing:
-        """What is known of the experts in a task."""
-        with self._lock:
-            known = self._user(user)
-            standing = known.trust.standing(task, self._weigher)
-            # Also what says nothing of the experts was feedback: an answer of nobody's, for one.
-            return replace(standing, experienced=standing.experienced or known.has_votes)
-
-    def trust(self, user: str) -> Trust:
-        """All that is known of a user's experts, by task; not to be changed."""
-        with self._lock:
-            return self._user(user).trust
-
-    def event(self, event_id: str) -> Event | None:
-        """The event of that id, from the journal."""
-        with self._lock:
-            return self._journal.get(event_id)
-
-    def events(self, user: str | None = None) -> Iterator[Event]:
-        """The journal, oldest first; of one user when named."""
-        return (event for _, event in self._journal.since(0, user=user))
-
-    def users(self) -> Sequence[str]:
-        """Everyone of whom anything is known."""
-        with self._lock:
-            return tuple(self.state.users)
 
     def sync(self) -> int:
         """Take in what other processes wrote since; how many events. One short query."""
         with self._lock:
             return len(self._pull())
-
-    def documents(self, user: str) -> Mapping[str, tuple[str, str]]:
-        """What a user has had read, by name: (event, digest of what was read), the last reading
-        last; not to be changed."""
-        with self._lock:
-            return self._user(user).documents
-
-    def passages(self, user: str, ids: Sequence[str]) -> Mapping[str, str]:
-        """The texts of passages by id; "" for those that are not there (any more)."""
-        with self._lock:
-            held = self._user(user).by.get((ANY_TASK, RecordKind.PASSAGE), {})
-            return {name: held[name].request if name in held else "" for name in ids}
-
-    def worth(self, user: str, task: str) -> Mapping[str, float]:
-        """By how much feedback multiplies what each passage counts in a task; see `Trust`."""
-        with self._lock:
-            return self._user(user).trust.worth(task)
 
     def rebuild(self) -> int:
         """Throw all vectors away and embed every record again; how many records.
@@ -374,6 +425,7 @@ class Memory:
         with self._lock:
             try:
                 if self._follower.index is not None:
+                    self._keep()
                     self._follower.index.close()
             finally:
                 self._follower.index = None
@@ -395,16 +447,15 @@ class Memory:
 
     # ------------------------------------------------------------------- the journal's tail
 
-    def _user(self, user: str) -> UserState:
-        return self.state.users.get(user) or UserState()
-
     def _pull(self) -> dict[str, Change]:
         """Fold every event not folded yet, ours and others'; the changes by event id."""
         changes: dict[str, Change] = {}
         for seq, event in self._journal.since(self._seq):
             changes[event.id] = change = apply(self.state, event, self._weigher)
             self._seq = seq
-            self._follower.note(seq, event, change)
+            self._follower.note(change)
+            if change.forgotten and self._cache is not None:
+                self._cache.drop()
         self._follower.catch_up()
         return changes
 
@@ -415,26 +466,17 @@ def _learned(feedback: str, change: Change) -> Learned:
     )
 
 
-def _is_there(place: str | Path) -> bool:
-    return is_server(place) or Path(place).exists()
+def _harmless(events: Sequence[Event], known: set[str]) -> Iterator[Event]:
+    """All but what would erase something of the users known by then."""
+    for event in events:
+        if event.kind is not EventKind.FORGOTTEN:
+            known.add(event.user)
+        if event.kind is not EventKind.FORGOTTEN or event.user not in known:
+            yield event
 
 
-def _url(where: str | Path | None, folder: Path | None, create: bool) -> str:
-    if where is None:
-        return database.IN_MEMORY
-    if folder is None:
-        return str(where)
-    if folder.exists() and not folder.is_dir():
-        raise CorruptStore(f"A memory is a folder, and {folder} is a file", value=str(folder))
-    journal = folder / "journal.sqlite"
-    if not create and not journal.exists():
-        raise CorruptStore(
-            f"There is no memory at {folder}", value=str(folder), hint="Check the path."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise StoreReadOnly(
-            f"The folder {folder} cannot be made ({problem})", value=str(folder)
-        ) from problem
-    return f"sqlite:///{journal.absolute()}"
+def _settled(journal: Journal, cap: int | None) -> int:
+    """The cap of this memory, from now on."""
+    if cap is not None:
+        journal.set("cap", str(cap))
+    return int(journal.setting("cap") or CAP)

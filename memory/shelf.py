@@ -68,20 +68,32 @@ class Shelf:
         self._ranks[rows] = [place.rank for place in places]
         self._sketch_rows(rows)
 
+    def adopt(self, ids: Sequence[str], vectors: FloatArray, places: Sequence[Place]) -> None:
+        """As `put` on an empty shelf, but `vectors` are not copied before they must be changed."""
+        self.matrix = vectors
+        self._labels = np.zeros(len(ids), dtype=np.int32)
+        self._ranks = np.fromiter((place.rank for place in places), np.int64, len(ids))
+        self.names = list(ids)
+        self.row = {name: row for row, name in enumerate(ids)}
+        codes = self._codes
+        for row, place in enumerate(places):
+            self._labels[row] = codes.setdefault(place.label, len(codes))
+
     def _grow(self, count: int) -> None:
-        if count <= len(self.matrix):
-            return
-        size = max(count, 2 * len(self.matrix))
-        self.matrix = _grown(self.matrix, size)
-        self._labels = _grown(self._labels, size)
-        self._ranks = _grown(self._ranks, size)
+        if count > len(self.matrix):
+            # Half as much again: twice would be gigabytes where there are a million.
+            size = max(count, 16, 3 * len(self.matrix) // 2)
+            self.matrix = _grown(self.matrix, size)
+            self._labels = _grown(self._labels, size)
+            self._ranks = _grown(self._ranks, size)
+        elif not self.matrix.flags.writeable:
+            self.matrix = self.matrix.copy()
 
     def _sketch_rows(self, rows: IntArray) -> None:
+        """What the rows have become; a new sketch is due when the last is of half of them."""
         count, sketch = len(self.names), self._sketch
-        if count < self._sketched_from:
-            return
         if sketch is None or count >= 2 * sketch.learned_from:
-            self._sketch = _Sketch(self.matrix[:count])
+            self._sketch = None
         else:
             sketch.put(rows, self.matrix[rows], count)
 
@@ -90,6 +102,7 @@ class Shelf:
         row = self.row.pop(name, None)
         if row is None:
             return
+        self._grow(0)
         last = len(self.names) - 1
         moved = self.names.pop()
         if moved != name:
@@ -110,6 +123,12 @@ class Shelf:
         else:
             into[held] = self.matrix[rows[held]]
 
+    def ranks(self, ids: Sequence[str], labels: Collection[str] | None) -> dict[str, int]:
+        """Those of `ids` that are held, under one of `labels` when given, with their rank."""
+        codes = {code for label, code in self._codes.items() if labels is None or label in labels}
+        held = ((name, self.row[name]) for name in ids if name in self.row)
+        return {name: int(self._ranks[row]) for name, row in held if self._labels[row] in codes}
+
     def search(
         self, vector: FloatArray, k: int, labels: Collection[str] | None = None
     ) -> list[tuple[str, float]]:
@@ -127,6 +146,8 @@ class Shelf:
         rows = np.arange(count) if allowed is None else np.flatnonzero(allowed)
         if len(rows) <= max(k, _GATHERED):
             return rows
+        if self._sketch is None and count >= self._sketched_from:
+            self._sketch = _Sketch(self.matrix[:count])
         if self._sketch is not None:
             bounds = _only(self._sketch.bounds(vector, count), allowed)
             kth = self._kth_of_first(vector, bounds, k)

@@ -8,6 +8,7 @@ kept.
 from __future__ import annotations
 
 import json
+import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,9 +31,11 @@ _GOLDEN = 0.6180339887498949
 
 @dataclass(slots=True)
 class Seen:
-    """What the answers of one task say, without any feedback."""
+    """What the answers of one task say, without any feedback; all but their number is of the
+    `model` that gave the last of them."""
 
     answers: int = 0
+    model: str = ""
     margins: deque[float] = field(default_factory=lambda: deque(maxlen=MARGINS))
     biases: dict[str, Bias] = field(default_factory=dict)
 
@@ -40,8 +43,8 @@ class Seen:
 @dataclass(slots=True)
 class Trust:
     """Of one user, by task; `weights` of ANY_TASK are those of all tasks together, and what a new
-    task starts from. `heard` keeps what each feedback said, for an undo; `cited`, of each passage
-    that was shown, how right (1 to -1) each feedback proved it."""
+    task starts from. `heard` keeps what each feedback said (JSON, deflated), for an undo; `cited`,
+    of each passage that was shown, how right (1 to -1) each feedback proved it."""
 
     seen: dict[str, Seen] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
@@ -55,6 +58,11 @@ class Trust:
         """Count an answer, how close it was, and what each model's opinion is on average."""
         seen = self.seen.setdefault(task, Seen())
         seen.answers += 1
+        model = str(body.get("model", ""))
+        if model != seen.model:
+            # Means of another model's opinions would be subtracted from this one's.
+            seen.model, seen.biases = model, {}
+            seen.margins.clear()
         margin = body.get("margin")
         if isinstance(margin, float | int):
             seen.margins.append(float(margin))
@@ -68,7 +76,7 @@ class Trust:
         """Move the weights of the task, and of all tasks."""
         if weigher is None or not isinstance(heard, Mapping):
             return
-        self.heard[feedback] = (task, json.dumps(heard).encode())
+        self.heard[feedback] = (task, zlib.compress(json.dumps(heard).encode()))
         self._weigh(task, heard, weigher)
 
     def cite(self, feedback: str, task: str, cited: Json) -> None:
@@ -104,7 +112,7 @@ class Trust:
         self.reliability.clear()
         self.sampled.clear()
         for task, text in self.heard.values():
-            self._weigh(task, json.loads(text), weigher)
+            self._weigh(task, json.loads(zlib.decompress(text)), weigher)
 
     def standing(self, task: str, weigher: Weigher | None) -> Standing:
         """What is known before a request of `task` is answered."""

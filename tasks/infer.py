@@ -1,120 +1,114 @@
 """Which task a request belongs to.
 
-Knows the patterns seen so far and how near two of them are. Knows no records and no feedback.
+Knows the tasks seen so far, by their patterns, and the answers that are asked for. Knows no records
+and nothing of how feedback is learned from.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, replace
 from threading import RLock
-from typing import TYPE_CHECKING
 
-from tta.errors import InvalidSetting
-from tta.protocols import Embedder, Patterns
-from tta.tasks.mask import pattern as mask
+from tta.protocols import Embedder, Seen, Sightings
+from tta.tasks.split import split
+from tta.tasks.table import Asked, Table
 from tta.types import Request, Task
 
-if TYPE_CHECKING:
-    from tta.protocols import FloatArray
-
-THRESHOLD = 0.85
-"""Least cosine between two instruction patterns for them to be one task."""
-
 _WORD = re.compile(r"[^\W_]+")
+_BLOCK = 256
 _SLUG_WORDS = 4
 _SLUG_CHARACTERS = 40
 
 
 class TaskInferer:
-    """A request's explicit task, else that of the nearest known instruction, else a new one.
+    """A request's explicit task, else the likeliest known one, else a new one.
 
-    `threshold` is the least cosine (all-MiniLM-L6-v2) at which a pattern is given to the task of
-    a known one. Raises InvalidSetting outside of [-1, 1].
-
-    A text without an instruction, such as a bare question to be classified, is its own pattern:
-    unless one like it was seen before, it opens a task of its own, and what is learned there does
-    not reach the others. Name the task of such a stream: `chat(text, task="intents")`.
+    What is likely is said by the instruction, split from what it is asked of; where there is none,
+    by the answers that are asked for: requests that share a closed set of them are mostly of one
+    task. How alike two patterns of one task are is learned, also from tasks that are told.
+    See `table` for the mixture.
     """
 
-    def __init__(
-        self, patterns: Patterns, embedder: Embedder, *, threshold: float = THRESHOLD
-    ) -> None:
-        if not -1 <= threshold <= 1:
-            raise InvalidSetting(
-                f"threshold={threshold!r} is no cosine", value=threshold, hint="Use -1 to 1"
-            )
-        self._patterns = patterns
+    def __init__(self, seen: Seen, embedder: Embedder) -> None:
+        self._seen = seen
         self._embedder = embedder
-        self._threshold = threshold
-        self._tables: dict[str, _Table] = {}
+        self._followed: dict[str, _Followed] = {}
         self._lock = RLock()
 
-    def infer(self, request: Request) -> Task:
+    def infer(self, request: Request, *, form: str = "", width: int = 0) -> Task:
         """The task of `request` in the scope of its user; at most one embedding call.
 
-        The prompt is embedded along with its pattern, so that recall finds both in the cache.
+        `form` names the answers that are asked for ("" when open) and `width` says how many there
+        are, if they are a closed set. The prompt is embedded along with its pattern, so that recall
+        finds both in the cache.
         """
-        pattern = mask(request.prompt)
+        found = split(request.prompt, closed=width > 0)
+        plain = Task(name="", pattern=found.pattern, bare=found.bare, form=form, width=width)
         if request.task is not None:
-            return Task(name=request.task, pattern=pattern)
-        known = self._patterns.patterns(user=request.user)
-        same = known.get(pattern)
+            return replace(plain, name=request.task)
+        sightings = self._seen.sightings(user=request.user)
+        same = sightings.patterns.get(found.pattern)
         if same is not None:
-            return Task(name=same, pattern=pattern)
-        return self._nearest(request, pattern, known)
+            return replace(plain, name=same)
+        return self._likeliest(request, plain, sightings)
 
-    def _nearest(self, request: Request, pattern: str, known: dict[str, str]) -> Task:
-        vector = self._embedder.embed([pattern, request.prompt])[0]
+    def forget(self, user: str) -> None:
+        """Let go of what is held of a user."""
         with self._lock:
-            table = self._tables.setdefault(request.user, _Table())
-            table.follow(known, self._embedder)
-            near, similarity = table.nearest(vector)
-        task = known.get(near)
-        if task is not None and similarity >= self._threshold:
-            return Task(name=task, pattern=pattern, similarity=similarity)
-        name = slug(pattern, set(known.values()))
-        return Task(name=name, pattern=pattern, similarity=similarity, new=True)
+            self._followed.pop(user, None)
+
+    def _likeliest(self, request: Request, plain: Task, sightings: Sightings) -> Task:
+        vector = self._embedder.embed([plain.pattern, request.prompt])[0]
+        asked = Asked(
+            pattern=plain.pattern,
+            vector=vector,
+            bare=plain.bare,
+            form=plain.form,
+            width=plain.width,
+        )
+        with self._lock:
+            table = self._table(request.user, sightings)
+            verdict = table.judge(asked, sightings.repeats)
+            name = verdict.task or slug(plain.pattern, table.rows)
+        return replace(
+            plain,
+            name=name,
+            new=verdict.task is None,
+            similarity=verdict.similarity,
+            posterior=verdict.posterior,
+            evidence=verdict.evidence,
+        )
+
+    def _table(self, user: str, sightings: Sightings) -> Table:
+        """The user's tasks, up to date; after a forgetting made anew."""
+        followed = self._followed.get(user)
+        if followed is None or followed.sightings is not sightings:
+            followed = self._followed[user] = _Followed(sightings, Table())
+        followed.catch_up(self._embedder)
+        return followed.table
 
 
 @dataclass(slots=True)
-class _Table:
-    """The patterns of one user with their vectors; only what is new is read and embedded."""
+class _Followed:
+    sightings: Sightings
+    table: Table
+    read: int = 0
 
-    known: dict[str, str] = field(default_factory=dict)
-    patterns: list[str] = field(default_factory=list)
-    vectors: FloatArray | None = None
-
-    def follow(self, known: dict[str, str], embedder: Embedder) -> None:
-        """Catch up with `known`; after a forgetting, start over."""
-        if known is not self.known:
-            self.known, self.patterns, self.vectors = known, [], None
-        new = list(islice(reversed(known), len(known) - len(self.patterns)))[::-1]
-        if new:
-            self._add(new, embedder.embed(new))
-
-    def _add(self, new: list[str], fresh: FloatArray) -> None:
-        import numpy as np
-
-        old, used = self.vectors, len(self.patterns)
-        if old is None or used + len(new) > len(old):
-            # Doubled, so that a long stream of new patterns copies each row a few times at most.
-            grown = np.empty((2 * (used + len(new)), fresh.shape[1]), np.float32)
-            if old is not None:
-                grown[:used] = old[:used]
-            self.vectors = old = grown
-        old[used : used + len(new)] = fresh
-        self.patterns += new
-
-    def nearest(self, vector: FloatArray) -> tuple[str, float]:
-        """The nearest pattern (the newest of equals) and the cosine; ("", -1.0)."""
-        if self.vectors is None:
-            return "", -1.0
-        cosines = self.vectors[: len(self.patterns)] @ vector
-        best = len(cosines) - 1 - int(cosines[::-1].argmax())
-        return self.patterns[best], min(1.0, float(cosines[best]))
+    def catch_up(self, embedder: Embedder) -> None:
+        """Take in what is new, a block at a time: what has settled is not embedded."""
+        distinct = self.sightings.distinct
+        while self.read < len(distinct):
+            block = distinct[self.read : self.read + _BLOCK]
+            wanted = [seen.pattern for seen in block if not self.table.is_settled(seen.task)]
+            vectors = dict(zip(wanted, embedder.embed(wanted), strict=True)) if wanted else {}
+            for seen in block:
+                if self.table.is_settled(seen.task):
+                    self.table.tally(seen)
+                else:
+                    self.table.add(seen, vectors[seen.pattern])
+            self.read += len(block)
 
 
 def slug(pattern: str, taken: Container[str]) -> str:

@@ -17,7 +17,7 @@ MARK = "_"
 """What stands for a masked span: a character that carries no meaning to an embedder."""
 
 # Each alternative is linear: no nested or adjacent unbounded repeats over the same characters.
-_FENCE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.DOTALL)
+FENCE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.DOTALL)
 _PARAGRAPH = re.compile(r"(?<=\S)[^\S\n]*\n[^\S\n]*\n.*", re.DOTALL)
 _SPANS = re.compile(
     r"""
@@ -55,7 +55,7 @@ def pattern(text: str) -> str:
 
 
 def _masked(text: str) -> str:
-    body = _FENCE.sub(MARK, text).strip()
+    body = FENCE.sub(MARK, text).strip()
     first = _PARAGRAPH.sub(f" {MARK}", body)
     lines = (_squeeze(_content(_SPANS.sub(MARK, _squeeze(part)))) for part in (first, body))
     return _cut(next((line for line in lines if _LETTER.search(line)), _squeeze(text)))

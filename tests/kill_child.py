@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from memories import answered, assert_consistent, correction, note, rating, rule
+from memories import WEIGHER, answered, assert_consistent, correction, note, rating, rule
 
 from tta.memory import Memory
 from tta.testing import HashEmbedder
@@ -123,7 +123,9 @@ def child(folder: Path, seed: int) -> None:
     try:
         expected = read_log(folder / "log")
         # Flushes of three: many kills land inside a write to Chroma.
-        memory = Memory.open(folder / "memory", embedder=EMBED, flush_every=3)
+        memory = Memory.open(
+            folder / "memory", embedder=EMBED, weigher=WEIGHER, flush_every=3, snapshot_every=30
+        )
         cut_off = expected.open
         became = check(memory, expected)
         if cut_off is not None:

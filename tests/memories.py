@@ -110,7 +110,7 @@ def ordered(state: State) -> dict[str, list[str]]:
 
 def assert_consistent(memory: Memory) -> None:
     """The live state is the fold of the journal, and the index holds what is live."""
-    again = fold(memory.events(), memory._weigher)
+    again = fold(memory.events(), memory._weigher, cap=memory.state.cap)
     assert memory.state == again
     assert ordered(memory.state) == ordered(again)
     index = memory._follower.index
@@ -119,7 +119,7 @@ def assert_consistent(memory: Memory) -> None:
     assert isinstance(index, ChromaIndex | MemoryIndex)
     for user in memory.users():
         live = {r.id for r in memory.records(user=user) if r.kind is not RecordKind.RULE}
-        assert set(index.known(user)) == live
+        assert set(index.known(user)) == live | memory.state.users[user].past.keys()
 
 
 def files_holding(folder: Path, needle: bytes) -> list[Path]:

@@ -325,11 +325,14 @@ def test_a_verifier_of_a_closed_set_is_refused(names_only: tta.Adapted) -> None:
         names_only(QUESTION, output=list(TEAMS), verify=lambda value: True)
 
 
-def test_what_was_learned_carries_over_to_a_near_request_of_a_new_task() -> None:
+def test_what_was_learned_carries_over_to_a_near_request() -> None:
     with tta.wrap(None) as desk:  # the real embedder: "near" has to mean something
         first = desk("My card was stolen.", output=list(TEAMS))
         wanted = next(team for team in TEAMS if team != first.text)
         first.correct(wanted)
         second = desk("I lost my card.", output=list(TEAMS))
-        assert second.task.name != first.task.name
+        assert second.task.name == first.task.name  # the same answers are asked for
         assert second.text == wanted
+        third = desk("Sort this letter: my card was stolen.", output=[*TEAMS, "nobody"])
+        assert third.task.name != first.task.name  # but what is near is lent
+        assert third.text == wanted

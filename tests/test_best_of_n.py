@@ -84,7 +84,7 @@ def test_a_number_of_samples_that_cannot_be_is_refused(tiny: tta.Adapted, n: Any
 def test_all_waves_continue_one_prefill(chat: tta.Adapted) -> None:
     """Even when the prompt is too long to be kept for later calls."""
     assert chat.model is not None
-    chat.model.cache.limit = 1  # type: ignore[attr-defined]
+    chat.model.cache.limit = 1
     reply = chat(HARD, output=int, n=tta.UpTo(40))
     assert len(reply.why.samples) > 8
     assert reply.cost.prefilled == reply.context.tokens
@@ -190,7 +190,7 @@ def test_degrees_end_it_when_the_best_is_not_worth_beating(chat: tta.Adapted) ->
 def test_a_verifier_that_raises_leaves_nothing_behind(chat: tta.Adapted) -> None:
     expected = chat(HARD, n=8, seed=5).why.samples
     assert chat.model is not None
-    cache = chat.model.cache  # type: ignore[attr-defined]
+    cache = chat.model.cache
     events, kept = len(list(chat.memory.events())), (len(cache), cache.bytes)
     gc.collect()
     tensors = _tensors()

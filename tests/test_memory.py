@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from memories import (
+    WEIGHER,
     answered,
     assert_consistent,
     correction,
@@ -22,7 +23,7 @@ from memories import (
 
 from tta import errors
 from tta.memory import Memory
-from tta.protocols import Patterns, Records
+from tta.protocols import Records, Seen
 from tta.testing import HashEmbedder
 from tta.types import Event, EventKind, RecordKind
 
@@ -62,9 +63,9 @@ def near(memory: Memory, text: str, *, user: str = "ada", k: int = 1) -> list[st
 
 def test_it_is_what_the_step_asks_for(memory: Memory) -> None:
     records: Records = memory
-    patterns: Patterns = memory
+    seen: Seen = memory
     assert list(records.records(user="ada")) == []
-    assert dict(patterns.patterns(user="ada")) == {}
+    assert seen.sightings(user="ada").patterns == {}
 
 
 def test_a_correction_is_found_at_once(memory: Memory) -> None:
@@ -272,13 +273,13 @@ def test_vectors_need_an_embedder(folder: Path) -> None:
 
 def test_patterns_are_one_object_until_the_user_is_forgotten(memory: Memory) -> None:
     teach(memory, 1)
-    before = memory.patterns(user="ada")
+    before = memory.sightings(user="ada")
     teach(memory, 2)
     memory.undo("c-ada1", user="ada")
-    assert memory.patterns(user="ada") is before
+    assert memory.sightings(user="ada") is before
     memory.forget("ada")
     teach(memory, 3)
-    assert memory.patterns(user="ada") is not before
+    assert memory.sightings(user="ada") is not before
 
 
 def test_forgetting_leaves_no_text_and_no_vector(folder: Path) -> None:
@@ -318,10 +319,10 @@ def test_all_is_there_after_reopening(folder: Path) -> None:
         about = teach(memory)
         memory.learn(note(about, "a note"))
         memory.learn(rule("Be brief."))
-        state, patterns = memory.state, memory.patterns(user="ada")
+        state, patterns = memory.state, memory.sightings(user="ada")
     with Memory.open(str(folder), embedder=EMBED, create=False) as memory:
         assert memory.state == state
-        assert memory.patterns(user="ada") == patterns
+        assert memory.sightings(user="ada") == patterns
         assert near(memory, "question number 1") == ["Ask."]
         assert_consistent(memory)
 
@@ -479,7 +480,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
 
 def test_a_newer_memory_is_refused(folder: Path) -> None:
     with Memory.open(folder, embedder=None) as memory:
-        memory._journal.set("format", "2")
+        memory._journal.set("format", "99")
     with pytest.raises(errors.NewerFormat):
         Memory.open(folder, embedder=EMBED)
 
@@ -513,3 +514,61 @@ def test_a_closed_memory_says_so(memory: Memory) -> None:
         memory.record(answered())
     with pytest.raises(errors.StoreClosed):
         memory.sync()
+
+
+class Retrained(HashEmbedder):
+    """Has the id of another embedder, and other vectors."""
+
+    @property
+    def id(self) -> str:
+        return EMBED.id
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return super().embed([f"{text} {text[::-1]}" for text in texts])
+
+
+@pytest.mark.parametrize("snapshot_every", [1, 1000])
+def test_an_embedder_that_changed_under_its_name_embeds_all_again_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture, snapshot_every: int
+) -> None:
+    def opened(embedder: HashEmbedder) -> Memory:
+        return Memory.open(
+            folder, embedder=embedder, weigher=WEIGHER, snapshot_every=snapshot_every
+        )
+
+    with opened(EMBED) as memory:
+        teach(memory)
+    other = Retrained()
+    with caplog.at_level(logging.WARNING, "tta"), opened(other) as memory:
+        found = memory.vectors(memory.records(user="ada"))
+        assert np.array_equal(found[0], other.embed(["question number 1"])[0])
+        assert_consistent(memory)
+    assert "other vectors than before" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "tta"), opened(other) as memory:
+        assert_consistent(memory)
+    assert caplog.text == ""
+
+
+def test_a_memory_of_the_first_format_is_read_and_no_older_tta_opens_it_again(folder: Path) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        teach(memory)
+        memory._journal.set("format", "1")
+    with Memory.open(folder, embedder=EMBED) as memory:
+        assert near(memory, "question number 1") == ["Ask."]
+        assert memory._journal.setting("format") == "2"
+
+
+def test_another_model_is_told_of_and_what_was_taught_stays(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Memory.open(folder, embedder=EMBED) as memory:
+        memory.answered_by("one")
+        teach(memory)
+    with caplog.at_level(logging.WARNING, "tta"), Memory.open(folder, embedder=EMBED) as memory:
+        memory.answered_by("one")
+        assert caplog.text == ""
+        memory.answered_by("two")
+        assert near(memory, "question number 1") == ["Ask."]
+    assert "'one'" in caplog.text
+    assert "'two'" in caplog.text

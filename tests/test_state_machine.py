@@ -41,8 +41,9 @@ from tta.types import Event, RecordKind
 EMBED = HashEmbedder(16)
 USERS = st.sampled_from(["ada", "bob", "eve"])
 TEXTS = st.sampled_from(["yes", "no", "maybe", "ja"])
-REQUESTS = st.sampled_from(["is it red", "is it blue", "where is it", "who is it"])
+REQUESTS = st.sampled_from(["is it red", "Is it red?", "is it blue", "where is it", "who is it"])
 TASKS = st.sampled_from(["t", "u"])
+VOTING = (RecordKind.CASE, RecordKind.REJECTED)
 PATTERNS = st.sampled_from(["is it ...", "where ..."])
 
 
@@ -57,10 +58,22 @@ class MemoryMachine(RuleBasedStateMachine):
         self.count = 0
         self.folder = Path(tempfile.mkdtemp())
 
-    @initialize()
+    @initialize(cap=st.sampled_from([2, 1000]))
+    def begin(self, cap: int) -> None:
+        self.cap = cap
+        self.open()
+
     def open(self) -> None:
-        # Flushes of three: writes to Chroma happen between all other things.
-        self.memory = Memory.open(self.folder / "m", embedder=EMBED, weigher=WEIGHER, flush_every=3)
+        # Flushes of three: writes to Chroma happen between all other things. A snapshot every five
+        # events: some openings begin with one, and some of them have more to fold.
+        self.memory = Memory.open(
+            self.folder / "m",
+            embedder=EMBED,
+            weigher=WEIGHER,
+            cap=self.cap,
+            flush_every=3,
+            snapshot_every=5,
+        )
 
     def fresh(self, letter: str) -> str:
         self.count += 1
@@ -158,15 +171,40 @@ class MemoryMachine(RuleBasedStateMachine):
             before = set(self.memory.state.users[event.user].records)
             undone = self.memory.undo(event.id, user=event.user)
             after = set(self.memory.state.users[event.user].records)
+            past = self.memory.state.users[event.user].past.keys()
             assert {r.id for r in undone.added} == after - before
-            assert {r.id for r in undone.removed} == before - after
+            assert {r.id for r in undone.removed} >= before - after - past
             assert not any(r.source == event.id for r in self.memory.records(user=event.user))
+
+    @rule(at_least=st.integers(1, 3))
+    def promote(self, at_least: int) -> None:
+        among = ["ada", "bob", "eve"]
+        for learned in self.memory.promote(to="team", among=among, at_least=at_least):
+            (case,) = learned.added
+            agree = [
+                user
+                for user in among
+                for record in self.memory.records(user=user, task=case.task, kind=RecordKind.CASE)
+                if record.task == case.task and record.answer == case.answer
+            ]
+            assert len(set(agree)) >= at_least
+        assert self.memory.promote(to="team", among=among, at_least=at_least) == ()
+
+    @rule(data=st.data())
+    def undo_a_promotion(self, data: st.DataObject) -> None:
+        team = self.memory.records(user="team")
+        if team:
+            record = data.draw(st.sampled_from(sorted(team, key=lambda r: r.id)))
+            self.memory.undo(record.source, user="team")
+            assert record.id not in {r.id for r in self.memory.records(user="team")}
 
     @rule(user=USERS)
     def forget(self, user: str) -> None:
         events = len(list(self.memory.events(user)))
         assert self.memory.forget(user) == events
         assert user not in self.memory.users()
+        team = self.memory.state.users.get("team")
+        assert team is None or not any(user in users for users in team.promoted.values())
 
     @rule()
     def reopen(self) -> None:
@@ -178,12 +216,12 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule()
     def lose_the_index(self) -> None:
         self.memory.close()
-        shutil.rmtree(self.folder / "m" / "index")
+        shutil.rmtree(self.folder / "m" / "index", ignore_errors=True)  # not opened since
         self.open()
 
     @rule()
     def move_house(self) -> None:
-        with Memory.open(None, embedder=EMBED, weigher=WEIGHER) as other:
+        with Memory.open(None, embedder=EMBED, weigher=WEIGHER, cap=self.cap) as other:
             import_events(other, export_lines(self.memory))
             assert other.state == self.memory.state
 
@@ -200,10 +238,13 @@ class MemoryMachine(RuleBasedStateMachine):
             trust = self.memory.trust(user)
             live = self.memory.state.users[user]
             said = [e for e in self.memory.events(user) if e.id not in live.undone]
-            never = fold(said, WEIGHER).users[user]
+            never = fold(said, WEIGHER, cap=self.cap).users[user]
             assert trust == never.trust
             assert list(trust.heard) == list(never.trust.heard)
             assert live.ledger == never.ledger
+            assert [*live.records] == [*never.records]
+            assert (live.past, live.repeated) == (never.past, never.repeated)
+            assert all(len(held) <= self.cap for (_, k), held in live.by.items() if k in VOTING)
             for weights in trust.weights.values():
                 sums = [sum(cells) for cells in weights.cells.values()]
                 assert abs(sum(sums) + weights.mute - 1) < 1e-9

@@ -37,8 +37,9 @@ from tta.retrieval import (
     default_embedder,
     pack,
 )
-from tta.step import Asked, Parts, answered, context_of, respond, with_testimony
+from tta.step import Asked, Parts, answered, context_of, held, infer, respond, with_testimony
 from tta.stream import Stream
+from tta.taskbook import TaskBook
 from tta.types import (
     ANY_TASK,
     DEFAULT_USER,
@@ -223,11 +224,7 @@ class Adapted:
         """Erase all that is kept of `user`, texts and vectors; returns how many events that was."""
         check_user(user)
         with self._parts.lock:
-            if self._parts.model is not None:
-                self._parts.model.forget(user)
-            self._parts.banks.forget(user)
-            self._parts.passages.forget(user)
-            self._parts.forgotten[user] += 1
+            self._parts.forget(user)
             return self._parts.memory.forget(user)
 
     def for_user(self, user: str, *, reads: Sequence[str] = ()) -> Adapted:
@@ -313,7 +310,7 @@ class Adapted:
             output=output,
         )
         with self._parts.lock:
-            found, recall, packed, rendered = self._prepare(request, Output.of(output))
+            found, _, recall, packed, rendered = self._prepare(request, Output.of(output))
         return Explanation(
             request=request, task=found, recall=recall, context=context_of(packed, rendered)
         )
@@ -327,6 +324,11 @@ class Adapted:
     def memory(self) -> Memory:
         """What is remembered: records, events, export."""
         return self._parts.memory
+
+    @property
+    def tasks(self) -> TaskBook:
+        """The tasks of this user, and what is known of each: to be looked at, and edited."""
+        return TaskBook(self._parts.memory, self._parts.profiles, self.user)
 
     def close(self) -> None:
         """Write out and release the memory; the model stays usable."""
@@ -388,7 +390,7 @@ class Adapted:
         return response
 
     def _asked(self, request: Request, wanted: Output | None) -> Asked:
-        found, recall, packed, rendered = self._prepare(request, wanted)
+        found, wanted, recall, packed, rendered = self._prepare(request, wanted)
         return Asked(
             request=request,
             wanted=wanted,
@@ -411,11 +413,12 @@ class Adapted:
 
     def _prepare(
         self, request: Request, wanted: Output | None
-    ) -> tuple[Task, Recall, Packed, Rendered]:
+    ) -> tuple[Task, Output | None, Recall, Packed, Rendered]:
         self._parts.memory.sync()
-        task = self._parts.tasks.infer(request)
+        task = infer(self._parts, request, wanted)
+        wanted = wanted or held(self._parts, request, task)
         recall = self._parts.recaller.recall(request, task)
-        return task, recall, *self._compose(request, wanted, recall)
+        return task, wanted, recall, *self._compose(request, wanted, recall)
 
     def _compose(
         self, request: Request, wanted: Output | None, recall: Recall
@@ -452,6 +455,7 @@ def wrap(
     user: str = DEFAULT_USER,
     reads: Sequence[str] = (),
     budget: int = BUDGET,
+    cap: int | None = None,
     retriever: Retriever | None = None,
     reranker: Reranker | None = None,
 ) -> Adapted:
@@ -465,9 +469,9 @@ def wrap(
     `embedder`: an object with `id`, `dim` and `embed`, or a sentence-transformers id or path.
     `reads`: wider scopes that may be read besides the user's own; see `Adapted.for_user`.
     `budget`: tokens of recalled material in a prompt.
-    `retriever`: a LlamaIndex retriever or query engine that finds passages instead of what was
-    read by `Adapted.read`; it is asked for every user. `reranker`: given the question and passages,
-    how well each answers it.
+    `cap`: how many cases of each user and task can be recalled; the memory keeps it (100,000).
+    `retriever`: a LlamaIndex retriever or query engine that finds passages instead of what was read
+    (`Adapted.read`), for every user. `reranker`: (question, passages) to how well each answers it.
 
     Raises ModelError when model or embedder cannot be used, StoreError when the memory cannot.
     """
@@ -475,8 +479,10 @@ def wrap(
         raise InvalidSetting(f"budget must not be negative, was {budget!r}", value=budget)
     check_reads(reads, check_user(user))
     frozen = _load(model, tokenizer)
-    embeds = _embedder(embedder)
-    store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture())
+    embeds = SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
+    embeds = default_embedder() if embeds is None else embeds
+    store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture(), cap=cap)
+    store.answered_by(frozen.id if frozen is not None else "")
     parts = Parts.of(frozen, store, embeds, budget=budget, retriever=retriever, reranker=reranker)
     return Adapted(parts, user=user, reads=reads)
 
@@ -491,9 +497,3 @@ def _load(
 
         return load(*bundled())
     return load(model, tokenizer)
-
-
-def _embedder(embedder: Embedder | str | None) -> Embedder:
-    if embedder is None:
-        return default_embedder()
-    return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder

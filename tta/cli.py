@@ -120,8 +120,9 @@ def _memory(commands: Subparsers[argparse.ArgumentParser]) -> None:
     action("forget", "erase all of a user: texts and vectors", whose="")
     action("undo", "as if that feedback had never been given").add_argument("id")
     exported = action("export", "print a user's events, one JSON object a line")
-    exported.add_argument("--format", choices=("events", "ratings", "preferences"),
-                          default="events", help="or rows for TRL (%(default)s)")  # fmt: skip
+    forms = ("events", "clean", "ratings", "preferences")
+    exported.add_argument("--format", choices=forms, default="events",
+                          help="or cases: clean, or rows for TRL (%(default)s)")  # fmt: skip
     imported = action(
         "import", "add exported events (all, or of --user); known ones stay", whose="*"
     )

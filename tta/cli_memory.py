@@ -114,11 +114,12 @@ def forget_(args: argparse.Namespace) -> None:
 
 
 def export_(args: argparse.Namespace) -> None:
-    """Print the user's events, or what was learned from them as rows for TRL, one a line."""
-    from tta.memory.export import export_events, trl_labels, trl_pairs
+    """Print the user's events, or the cases learned from them: clean, or for TRL; one a line."""
+    from tta.memory.export import clean_rows, export_events, trl_labels, trl_pairs
 
     forms: Mapping[str, Callable[[Memory, str], Iterable[object]]] = {
         "events": export_events,
+        "clean": clean_rows,
         "ratings": trl_labels,
         "preferences": trl_pairs,
     }

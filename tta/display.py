@@ -49,7 +49,7 @@ def comparison_html(comparison: Comparison) -> str:
 def _why(response: Response) -> str:
     cost = response.cost
     rows = [
-        ("task", f"{response.task.name} (similarity {response.task.similarity:.2f})"),
+        ("task", f"{response.task.name} ({response.task.posterior:.0%} sure)"),
         ("confidence", f"{response.confidence:.2f}"),
         ("stopped", response.why.stopped),
         *((f"weight of {name}", f"{weight:.2f}") for name, weight in response.why.weights.items()),

@@ -6,6 +6,7 @@ Arrays: `FloatArray` is a numpy float array; vectors have unit length.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tta.types import (
@@ -172,22 +173,67 @@ class Library(Records, Protocol):
         """Unit vectors of the records' requests, shape (len(records), dim)."""
 
 
-class Patterns(Protocol):
-    """The instruction patterns seen so far, each with its task."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """That a pattern was answered in a task; what else is said of it is as in `Task`. `form` is
+    None where it was not recorded."""
 
-    def patterns(self, *, user: str) -> dict[str, str]:
-        """The newest task of each pattern, oldest pattern first; only to be read.
+    pattern: str
+    task: str
+    bare: bool = False
+    form: str | None = None
+    width: int = 0
 
-        One object as long as patterns only come; another one after a forgetting.
-        """
+
+@dataclass(slots=True, kw_only=True)
+class Sightings:
+    """All of one user, only to be read: the newest task of each pattern, oldest pattern first; the
+    distinct ones in their order; how many others there were, by whether they were bare.
+
+    One object as long as there are only more of them; another one after a forgetting.
+    """
+
+    patterns: dict[str, str] = field(default_factory=dict)
+    distinct: list[Sighting] = field(default_factory=list)
+    repeats: dict[bool, int] = field(default_factory=dict)
 
 
-class Ledgers(Protocol):
-    """What closed-form readers learn from: records as they came and went."""
+class Seen(Protocol):
+    """The kinds of requests seen so far, each with its task."""
+
+    def sightings(self, *, user: str) -> Sightings:
+        """Of one user; see there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What is known of a task from the answers that were accepted in it.
+
+    `answers` counts them, the most frequent first; `elsewhere` is the probability (0 to 1) that the
+    next right one is none of these. `form` says what the newest ones have in common ("answers": all
+    are of a closed set), and `proposed` is the `output` that an open request of the task is
+    answered with for that reason, unless `free`: then the user wants none.
+    """
+
+    task: str
+    cases: int = 0
+    answers: Mapping[str, int] = field(default_factory=dict, hash=False)
+    elsewhere: float = 1.0
+    form: str = ""
+    proposed: object = None
+    free: bool = False
+
+
+class Accepted(Protocol):
+    """Records as they came and went."""
 
     def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
         """(+1, record) for each case or rejection that came, (-1, record) for each that went; only
         ever appended to, and a new list after what cannot be told by appending."""
+
+
+class Ledgers(Accepted, Protocol):
+    """What closed-form readers learn from."""
 
     def vectors(self, records: Sequence[Record]) -> FloatArray:
         """Unit vectors of the records' requests, shape (len(records), dim)."""
@@ -231,6 +277,13 @@ class Names(Protocol):
         self, request: str, answers: Sequence[str], descriptions: Mapping[str, str]
     ) -> FloatArray:
         """Log-probability (nats) of each answer, shape (len(answers),)."""
+
+
+class Profiled(Protocol):
+    """What is known of tasks."""
+
+    def of(self, user: str, task: str) -> Profile:
+        """The profile of one user's task as it is now."""
 
 
 class Weigher(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from threading import RLock
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
@@ -18,7 +19,8 @@ from tta.memory import Memory
 from tta.protocols import Embedder, Learner, Model
 from tta.response import Response
 from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker
-from tta.tasks import TaskInferer
+from tta.taskbook import TaskBook
+from tta.tasks import Profiles, TaskInferer
 from tta.types import (
     Context,
     Event,
@@ -48,6 +50,7 @@ class Parts:
     model: HFModel | None
     memory: Memory
     tasks: TaskInferer
+    profiles: Profiles
     recaller: Recaller
     banks: Banks
     passages: Passages
@@ -82,6 +85,7 @@ class Parts:
             model=model,
             memory=memory,
             tasks=TaskInferer(memory, embedder),
+            profiles=Profiles(memory),
             recaller=recaller,
             banks=banks,
             passages=passages,
@@ -89,6 +93,16 @@ class Parts:
             budget=budget,
             batch=Batch(lambda: model.plan.ragged) if model is not None else None,
         )
+
+    def forget(self, user: str) -> None:
+        """Let go of what is held of a user outside of the memory."""
+        if self.model is not None:
+            self.model.forget(user)
+        self.banks.forget(user)
+        self.passages.forget(user)
+        self.tasks.forget(user)
+        self.profiles.forget(user)
+        self.forgotten[user] += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +135,9 @@ class Asked:
 def respond(asked: Asked, decision: Decision, started: float, learner: Learner) -> Response:
     """The response to what was asked; `started` as of `perf_counter`. InvalidOutput: the answer
     is not of the type asked for."""
-    best, wanted, recall = decision.candidates[0], asked.wanted, asked.recall
+    best, recall = decision.candidates[0], asked.recall
+    # What the task's answers are held to unasked does not change the type of the value.
+    wanted = asked.wanted if asked.request.output is not None else None
     return Response(
         text=best.text,
         value=wanted.parse(best.text, best.finish) if wanted is not None else best.text,
@@ -144,6 +160,28 @@ def respond(asked: Asked, decision: Decision, started: float, learner: Learner) 
         ),
         learner=learner,
     )
+
+
+def form_of(wanted: Output | None) -> tuple[str, int]:
+    """What names the answers asked for, and how many there are if they are a closed set."""
+    if wanted is None:
+        return "", 0
+    texts = [wanted.grammar] if wanted.choices is None else sorted(set(wanted.choices))
+    digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
+    return digest, len(texts) if wanted.choices is not None else 0
+
+
+def infer(parts: Parts, request: Request, wanted: Output | None) -> Task:
+    """The task of a request, also by the answers that are asked for."""
+    form, width = form_of(wanted)
+    return parts.tasks.infer(request, form=form, width=width)
+
+
+def held(parts: Parts, request: Request, task: Task) -> Output | None:
+    """Where no output was named, the one that the task's open answers are held to."""
+    if request.output is not None or request.verify is not None:
+        return None
+    return Output.of(TaskBook(parts.memory, parts.profiles, request.user).held(task.name))
 
 
 def context_of(packed: Packed, rendered: Prompt) -> Context:
@@ -182,6 +220,9 @@ def answered(response: Response, decision: Decision, model: Model | None) -> Eve
             "model": model.id if model is not None else "",
             "opinions": decision.opinions,
             "margin": round(decision.margin, 6),
+            "bare": response.task.bare,
+            "form": response.task.form,
+            "width": response.task.width,
             "sources": [source.id for source in response.context.sources],
         },
     )

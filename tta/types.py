@@ -156,14 +156,21 @@ class Request:
 class Task:
     """What kind of work the request is.
 
-    `pattern` is the request with its variable spans masked; `similarity` (cosine, -1 to 1) says how
-    near the pattern is to the task it was given to; `new` that the task was opened by this request.
+    `pattern`: the instruction, variable spans masked, or all of a request that is `bare` of one.
+    `similarity` (cosine, -1 to 1): to the nearest task's. `posterior`: how probably it belongs to
+    `name`; `evidence`: nats for the nearest task against a new one. `form` names the answers that
+    are asked for, `width` counts those of a closed set, else 0.
     """
 
     name: str
     pattern: str = ""
     similarity: float = 1.0
     new: bool = False
+    bare: bool = False
+    posterior: float = 1.0
+    evidence: Mapping[str, float] = field(default_factory=dict, hash=False)
+    form: str = ""
+    width: int = 0
 
 
 # ------------------------------------------------------------------------------ remembering
@@ -436,6 +443,8 @@ class EventKind(StrEnum):
     NOTE = "note"
     RULE = "rule"
     READ = "read"
+    PROMOTED = "promoted"
+    FREED = "freed"
     UNDONE = "undone"
     FORGOTTEN = "forgotten"
 
@@ -448,7 +457,7 @@ class Event:
     `body` holds all that a fold needs, so that folding never looks anything up:
 
     ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin,
-                sources (ids of the passages shown)
+                bare, form, width, sources (ids of the passages shown)
     RATING      request, pattern, answer, value, comment
     CORRECTION  request, pattern, answer, text
     EDIT        request, pattern, answer, start, stop, text, result
@@ -456,6 +465,8 @@ class Event:
     NOTE        request, pattern, answer, text
     RULE        text
     READ        document, digest, passages (texts; none and no digest: the document is gone)
+    PROMOTED    request, text, users (who agree on it; the event is of the scope that learns it)
+    FREED       free (whether open answers of the task are held to nothing that was learned)
     UNDONE      feedback
     FORGOTTEN   events (how many were erased)
 

@@ -1,0 +1,167 @@
+"""Looking into a memory: records, the nearest of them, what is known of tasks and experts.
+
+Knows how a question is answered from the fold and its index. Changes nothing, and knows nothing of
+how either is kept up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tta.memory.fold import State, UserState
+from tta.memory.follow import Follower
+from tta.memory.journal import Journal
+from tta.memory.trust import Trust
+from tta.memory.view import Contradiction, Coverage, clean, contradictions, coverage
+from tta.protocols import Sightings, Weigher
+from tta.types import ANY_TASK, DEFAULT_USER, Event, Json, Record, RecordKind, Standing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.floating[Any]]
+
+_NOTHING: list[tuple[int, Record]] = []
+
+
+class Reading:
+    """The half of a memory that is read. Every method may be called from any thread."""
+
+    state: State
+    _journal: Journal
+    _follower: Follower
+    _weigher: Weigher | None
+    _lock: threading.RLock
+
+    def records(
+        self, *, user: str, task: str | None = None, kind: RecordKind | None = None
+    ) -> Sequence[Record]:
+        """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
+        with self._lock:
+            if task is not None and kind is not None:
+                return tuple(self._of(user, task, kind))
+            return tuple(
+                record
+                for record in self._user(user).records.values()
+                if (kind is None or record.kind is kind)
+                and (task is None or record.task in (task, ANY_TASK))
+            )
+
+    def nearest(
+        self, vector: FloatArray, k: int, *, user: str, task: str | None, kind: RecordKind
+    ) -> Sequence[tuple[Record, float]]:
+        """The `k` records whose `request` is most similar (cosine), best first.
+
+        Of `task` and of ANY_TASK when one is named, else of all tasks.
+        `vector`: unit length, shape (dim,). Of equally similar ones the older comes first. Exact up
+        to 100,000 records of a user and kind. Raises InvalidSetting if the memory was opened
+        without an embedder.
+        """
+        with self._lock:
+            self._follower.catch_up()
+            labels = None if task is None else {task, ANY_TASK}
+            found = self._follower.search(user, vector, k, kind=kind, labels=labels)
+            held = self._user(user).records
+            return tuple((held[name], score) for name, score in found)
+
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """The unit vectors of the `request` of records, shape (len(records), dim), float32.
+
+        From the index; what it does not hold is embedded. Raises InvalidSetting if the memory was
+        opened without an embedder.
+        """
+        with self._lock:
+            self._follower.catch_up()
+            return self._follower.vectors(records)
+
+    def _of(self, user: str, task: str, kind: RecordKind) -> list[Record]:
+        by = self._user(user).by
+        lists = [by[name, kind] for name in {task, ANY_TASK} if by.get((name, kind))]
+        found = [record for records in lists for record in records.values()]
+        return sorted(found, key=self._follower.rank) if len(lists) > 1 else found
+
+    def sightings(self, *, user: str) -> Sightings:
+        """Which patterns were answered in which task; see there. It grows with the memory,
+        uncopied."""
+        with self._lock:
+            return self._user(user).sightings
+
+    def is_free(self, *, user: str, task: str) -> bool:
+        """Whether the user wants the open answers of a task to be held to no form."""
+        with self._lock:
+            said = [free for name, free in self._user(user).freed.values() if name == task]
+            return bool(said) and said[-1]
+
+    def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
+        """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
+        with self._lock:
+            return self._user(user).ledger.get(task, _NOTHING)
+
+    def standing(self, *, user: str, task: str) -> Standing:
+        """What is known of the experts in a task."""
+        with self._lock:
+            known = self._user(user)
+            standing = known.trust.standing(task, self._weigher)
+            # Also what says nothing of the experts was feedback: an answer of nobody's, for one.
+            return replace(standing, experienced=standing.experienced or known.has_votes)
+
+    def trust(self, user: str) -> Trust:
+        """All that is known of a user's experts, by task; not to be changed."""
+        with self._lock:
+            return self._user(user).trust
+
+    def documents(self, user: str) -> Mapping[str, tuple[str, str]]:
+        """What a user has had read, by name: (event, digest of what was read), the last reading
+        last; not to be changed."""
+        with self._lock:
+            return self._user(user).documents
+
+    def passages(self, user: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """The texts of passages by id; "" for those that are not there (any more)."""
+        with self._lock:
+            held = self._user(user).by.get((ANY_TASK, RecordKind.PASSAGE), {})
+            return {name: held[name].request if name in held else "" for name in ids}
+
+    def worth(self, user: str, task: str) -> Mapping[str, float]:
+        """By how much feedback multiplies what each passage counts in a task; see `Trust`."""
+        with self._lock:
+            return self._user(user).trust.worth(task)
+
+    def event(self, event_id: str) -> Event | None:
+        """The event of that id, from the journal."""
+        with self._lock:
+            return self._journal.get(event_id)
+
+    def events(self, user: str | None = None) -> Iterator[Event]:
+        """The journal, oldest first; of one user when named."""
+        return (event for _, event in self._journal.since(0, user=user))
+
+    def users(self) -> Sequence[str]:
+        """Everyone of whom anything is known."""
+        with self._lock:
+            return tuple(self.state.users)
+
+    def coverage(self, user: str = DEFAULT_USER) -> Coverage:
+        """Which answers a user's memory knows, and where it is thin; shown as a table."""
+        with self._lock:
+            return coverage(user, self._user(user))
+
+    def contradictions(self, user: str = DEFAULT_USER) -> Sequence[Contradiction]:
+        """Requests of a user that were given several answers, resolved or not, oldest first."""
+        with self._lock:
+            return tuple(contradictions(self._user(user)))
+
+    def export(self, user: str = DEFAULT_USER) -> Sequence[Mapping[str, Json]]:
+        """A user's cases as a clean data set: no request twice, none with two answers, each with
+        what was refused for it and the feedback that it comes from. `tta.memory.export` has the
+        journal itself, and rows for TRL."""
+        with self._lock:
+            return tuple(clean(self._user(user)))
+
+    def _user(self, user: str) -> UserState:
+        return self.state.users.get(user) or UserState()
