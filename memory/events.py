@@ -26,6 +26,8 @@ FEEDBACK = frozenset(
     }
 )
 """The kinds that can be learned from, and undone."""
+LEARNED = FEEDBACK | {EventKind.READ}
+"""Those, and documents: a newer reading takes the older one's place."""
 
 UNDOABLE = FEEDBACK | {EventKind.PROMOTED}
 
@@ -37,12 +39,13 @@ _TEXTS = {
     EventKind.PREFERENCE: ("request", "chosen", "rejected"),
     EventKind.NOTE: ("pattern", "text"),
     EventKind.RULE: ("text",),
+    EventKind.READ: ("document", "digest"),
     EventKind.PROMOTED: ("request", "text"),
     EventKind.FREED: (),
     EventKind.UNDONE: ("feedback",),
     EventKind.FORGOTTEN: (),
 }
-_NEVER_EMPTY = frozenset({"text", "result", "chosen"})
+_NEVER_EMPTY = frozenset({"text", "result", "chosen", "document"})
 
 
 def to_dict(event: Event) -> dict[str, Json]:
@@ -126,6 +129,8 @@ def check(event: Event) -> None:
         raise InvalidSetting("A task is held to its form or not", value=event.body.get("free"))
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
+    if event.kind is EventKind.READ:
+        _check_passages(event.body.get("passages"))
     if event.kind is EventKind.PROMOTED:
         _check_users(event.body.get("users"), event.user)
     for name, is_readable in _WEIGHED.items():
@@ -164,6 +169,13 @@ def _check_reward(value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not -1.0 <= cast(float, value) <= 1.0:
         raise InvalidSetting("A reward is a number from -1 to 1", value=value)
+
+
+def _check_passages(passages: object) -> None:
+    listed = isinstance(passages, Sequence) and not isinstance(passages, str)
+    texts = cast(Sequence[object], passages) if listed else ()
+    if not listed or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InvalidSetting("A document's passages are texts that are not empty", value=passages)
 
 
 def _check_users(users: object, scope: str) -> None:
@@ -215,9 +227,14 @@ def _instead(said: Any) -> bool:  # noqa: ANN401
     return all(isinstance(answer, str) and 0 <= p <= 1 for answer, p in said.items())
 
 
+def _cited(said: Any) -> bool:  # noqa: ANN401
+    return all(isinstance(passage, str) and -1 <= right <= 1 for passage, right in said.items())
+
+
 _WEIGHED: dict[str, Callable[[Any], bool]] = {
     "heard": _heard,
     "opinions": _opinions,
     "instead": _instead,
+    "cited": _cited,
 }
 """Fields that only some events have, and how to tell that a fold can read them."""

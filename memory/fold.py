@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import cast
 
 from tta.memory.events import promoters
@@ -38,6 +39,8 @@ class UserState:
     the same.
     `repeated` counts how often a record was taught, near-duplicates included, if more than once.
     `promoted` names the users who agreed on what this scope was taught for that.
+    `documents` tells of each by name the event of its last reading, and the digest of what was
+    read.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class UserState:
     past: dict[str, Record] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
     promoted: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    documents: dict[str, tuple[str, str]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
     freed: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
@@ -107,6 +111,8 @@ def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
         return _answered(user, event)
     if event.kind is EventKind.UNDONE:
         return _undo(user, event, weigher, state.cap)
+    if event.kind is EventKind.READ:
+        return _read(user, event, weigher, state.cap)
     return _learn(user, event, weigher, state.cap)
 
 
@@ -168,6 +174,7 @@ def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> 
         user.freed[event.id] = (event.task, bool(event.body["free"]))
     removed, passed = _enter(user, made, cap)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
+    user.trust.cite(event.id, event.task, event.body.get("cited"))
     return Change(
         user=event.user,
         added=made,
@@ -175,6 +182,19 @@ def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> 
         passed=tuple(passed),
         reason=_reason(event, made, removed),
     )
+
+
+def _read(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
+    """A document as it is now: what was read of it before goes."""
+    name, digest = _text(event, "document"), _text(event, "digest")
+    before, _ = user.documents.pop(name, ("", ""))
+    gone = user.made.pop(before, ())
+    for record in gone:
+        _take_out(user, record)
+    if not digest:
+        return Change(user=event.user, removed=gone, reason="the document is gone")
+    user.documents[name] = (event.id, digest)
+    return replace(_learn(user, event, weigher, cap), removed=gone, reason="the document was read")
 
 
 def _undo(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
@@ -268,6 +288,8 @@ def _twin(record: Record) -> Slot:
 
 
 def _slot(record: Record) -> Slot:
+    if record.kind is RecordKind.PASSAGE:
+        return (RecordKind.PASSAGE, record.id)
     if record.kind is RecordKind.RULE:
         return (RecordKind.RULE, record.task, record.answer)
     if record.kind is RecordKind.NOTE:
@@ -311,7 +333,19 @@ def records_of(event: Event) -> tuple[Record, ...]:
         )
     if event.kind is EventKind.RULE:
         return (_record(event, "!", RecordKind.RULE, "", _text(event, "text")),)
+    if event.kind is EventKind.READ:
+        return tuple(_passages(event))
     return ()
+
+
+def _passages(event: Event) -> Iterator[Record]:
+    """Each text once. Ids derive from document and text, so that what feedback said of a passage
+    holds as long as the passage is the same."""
+    name = _text(event, "document")
+    for text in dict.fromkeys(cast(Sequence[str], event.body["passages"])):
+        made = _record(event, "", RecordKind.PASSAGE, text, name)
+        digest = blake2b(f"{name}\0{text}".encode(), digest_size=8).hexdigest()
+        yield replace(made, id=f"{digest}#")
 
 
 def _case_against(event: Event, right: str, wrong: str) -> tuple[Record, ...]:
@@ -366,6 +400,7 @@ _MEANS = {
     RecordKind.REJECTED: "what was refused now counts against itself",
     RecordKind.NOTE: "remembered for requests of this pattern",
     RecordKind.RULE: "a standing instruction from now on",
+    RecordKind.PASSAGE: "to be found for requests that it bears on",
 }
 
 

@@ -30,7 +30,9 @@ _log = logging.getLogger(__name__)
 
 PAST = "past"
 """The shelf of what gave way to the cap: not searched, but those who sum learn from it."""
-_WITH_VECTOR = frozenset({RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE})
+_WITH_VECTOR = frozenset(
+    {RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE, RecordKind.PASSAGE}
+)
 
 
 class Follower:

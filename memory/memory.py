@@ -24,7 +24,7 @@ from tta.errors import (
 )
 from tta.memory.cache import EVERY, Cache
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.events import FEEDBACK, UNDOABLE, check
+from tta.memory.events import LEARNED, UNDOABLE, check
 from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
@@ -45,7 +45,7 @@ _ALIKE = 0.999
 threads and devices do."""
 
 
-_OF_NO_ANSWER = (EventKind.RULE, EventKind.FREED)
+_OF_NO_ANSWER = (EventKind.RULE, EventKind.FREED, EventKind.READ)
 
 
 class Memory(Reading):
@@ -264,12 +264,12 @@ class Memory(Reading):
             return fresh
 
     def learn(self, event: Event) -> Learned:
-        """Keep a feedback event durably, and say what it changed.
+        """Keep feedback, or what was read, durably, and say what it changed.
 
         The same id twice is one event. Raises UnknownResponse, WrongUser, ConflictingId,
         InvalidText, InvalidSetting, and the store's errors; nothing is changed when it raises.
         """
-        if event.kind not in FEEDBACK:
+        if event.kind not in LEARNED:
             raise InvalidSetting("Not a kind of feedback", value=event.kind)
         if event.kind not in _OF_NO_ANSWER and not event.response:
             raise InvalidSetting("Feedback names the response it is about", value=event)

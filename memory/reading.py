@@ -115,6 +115,23 @@ class Reading:
         with self._lock:
             return self._user(user).trust
 
+    def documents(self, user: str) -> Mapping[str, tuple[str, str]]:
+        """What a user has had read, by name: (event, digest of what was read), the last reading
+        last; not to be changed."""
+        with self._lock:
+            return self._user(user).documents
+
+    def passages(self, user: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """The texts of passages by id; "" for those that are not there (any more)."""
+        with self._lock:
+            held = self._user(user).by.get((ANY_TASK, RecordKind.PASSAGE), {})
+            return {name: held[name].request if name in held else "" for name in ids}
+
+    def worth(self, user: str, task: str) -> Mapping[str, float]:
+        """By how much feedback multiplies what each passage counts in a task; see `Trust`."""
+        with self._lock:
+            return self._user(user).trust.worth(task)
+
     def event(self, event_id: str) -> Event | None:
         """The event of that id, from the journal."""
         with self._lock:

@@ -43,13 +43,15 @@ class Seen:
 @dataclass(slots=True)
 class Trust:
     """Of one user, by task; `weights` of ANY_TASK are those of all tasks together, and what a new
-    task starts from. `heard` keeps what each feedback said (JSON, deflated), for an undo."""
+    task starts from. `heard` keeps what each feedback said (JSON, deflated), for an undo; `cited`,
+    of each passage that was shown, how right (1 to -1) each feedback proved it."""
 
     seen: dict[str, Seen] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
     heard: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     reliability: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    cited: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     sampled: dict[str, Tally] = field(default_factory=dict)
 
     def answered(self, task: str, body: Mapping[str, Json]) -> None:
@@ -77,8 +79,32 @@ class Trust:
         self.heard[feedback] = (task, zlib.compress(json.dumps(heard).encode()))
         self._weigh(task, heard, weigher)
 
+    def cite(self, feedback: str, task: str, cited: Json) -> None:
+        """What feedback said of the passages that were shown."""
+        if not isinstance(cited, Mapping) or not cited:
+            return
+        known = self.cited.setdefault(task, {})
+        for passage, right in cited.items():
+            known.setdefault(passage, {})[feedback] = float(cast(float, right))
+
+    def worth(self, task: str) -> dict[str, float]:
+        """By how much feedback multiplies what a passage counts in a task: 0 to 2, and 1 for those
+        not listed. Twice the mean of a Beta(1, 1) prior after what was said."""
+        found = {}
+        for passage, said in self.cited.get(task, {}).items():
+            right = sum(max(0.0, s) for s in said.values())
+            wrong = sum(max(0.0, -s) for s in said.values())
+            found[passage] = 2 * (1 + right) / (2 + right + wrong)
+        return found
+
     def undo(self, feedback: str, weigher: Weigher | None) -> None:
         """As if it had never been given: all the rest again, in order."""
+        for task, known in list(self.cited.items()):
+            for passage in [p for p, said in known.items() if said.pop(feedback, None) is not None]:
+                if not known[passage]:
+                    del known[passage]
+            if not known:
+                del self.cited[task]
         if self.heard.pop(feedback, None) is None or weigher is None:
             return
         self.weights.clear()

@@ -3,22 +3,32 @@
 Knows the prompt contract (order and wording of the parts) and a way to count tokens. Knows no
 model, no chat template and no store.
 
-    system     the caller's own text, then "Rules:", "Notes:", "Answers:", a blank line between
+    system     the caller's own text, then "Rules:", "Notes:", "Facts:" (passages of documents),
+               "Answers:", a blank line between
     user       request of the least similar demonstration     } one pair each,
     assistant  its answer                                     } the most similar last
     ...        the conversation's own earlier turns
     user       the question
 
 The stable part stands first, so that a cached prefix stays valid from step to step.
+
+What the user said holds is shown first of all: rules, notes. Demonstrations and passages share what
+is left by what they are worth per token. A set S of them is worth the sum, over its clusters, of
+the root of the relevance in them: with every further demonstration of one answer the next is worth
+less (Lin & Bilmes, 2011); the greedy choice by gain per cost is near the best one for such a worth
+(Lin & Bilmes, 2010).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
 
 from tta.errors import InvalidSetting
 from tta.protocols import Tokenizer
+from tta.retrieval.tokens import counter
 from tta.types import Message, Recall, Recalled, RecordKind, Request
 
 MAX_LISTED_ANSWERS = 16
@@ -26,6 +36,15 @@ MAX_LISTED_ANSWERS = 16
 
 TURN_TOKENS = 8
 """Tokens allowed for the template around one turn; what it really takes is the template's."""
+
+ANSWER_TOKENS = 128
+"""Kept free in a context for an answer without `max_new_tokens`, and a list of answers."""
+
+AS_NEAR = 0.8
+"""A demonstration less near than this, beside the nearest, is not shown though there were room.
+
+Others distract (benchmarks/README.md has the figures).
+"""
 
 VOTE_ONLY = "vote"
 """Channel of the cases that `recall` never meant to be shown."""
@@ -36,13 +55,15 @@ class Packed:
     """The messages, and what became of everything recalled.
 
     `shown` and `dropped` together are all that was recalled, but rejected answers and mere voters,
-    which no prompt may hold. `tokens` is what the shown material takes of the budget.
+    which no prompt may hold. `tokens` is what the shown material takes of the budget; `costs` tells
+    by record id what each takes, or would have taken.
     """
 
     messages: tuple[Message, ...]
     shown: tuple[Recalled, ...] = ()
     dropped: tuple[Recalled, ...] = ()
     tokens: int = 0
+    costs: Mapping[str, int] = field(default_factory=dict)
 
 
 def pack(
@@ -50,58 +71,123 @@ def pack(
     recall: Recall,
     *,
     budget: int,
-    count: Callable[[str], int] | Tokenizer,
+    count: Callable[[str], int] | Tokenizer | str,
     answers: Sequence[str] | None = None,
+    context: int | None = None,
 ) -> Packed:
     """The messages for `request` with as much of `recall` as `budget` tokens hold.
 
-    What matters most is taken first: rules (the newest before the older ones), notes, then the
-    nearest demonstrations; what does not fit is dropped, and smaller things after it may still
-    fit. The budget is for recalled material alone: the caller's own messages and the list of
-    answers are never dropped. Raises InvalidSetting for a negative budget.
+    Rules come first (the newest before the older ones), then notes, then what is worth most per
+    token; what does not fit is dropped, and smaller things after it may still fit. The budget is
+    for recalled material alone: the caller's own messages and the list of answers are never
+    dropped; what they leave of a `context` of so many tokens limits it as well. `count` is a
+    tokenizer, a function, or the name of a model that tiktoken knows. Raises
+    InvalidSetting for a negative budget, ModelNotFound for a name that is none.
     """
     if budget < 0:
         raise InvalidSetting(
             f"budget={budget!r} tokens", value=budget, hint="Use 0 to show nothing recalled"
         )
-    counter = count.count if hasattr(count, "count") else count
-    offered = _by_value(recall)
-    shown, tokens = _fitting(offered, budget, counter)
-    kept = {id(item) for item in shown}
+    counts = _counting(count)
+    room = _Room(budget if context is None else _left(context, budget, request, counts), counts)
+    told = [*reversed(recall.rules), *recall.notes]
+    cases = [case for case in recall.cases if case.channel != VOTE_ONLY]
+    shared = [*cases, *recall.passages]
+    for item in told:
+        room.take(item)
+    _fill(room, [*_near(cases), *recall.passages])
     return Packed(
-        messages=_compose(request, shown, answers),
-        shown=tuple(shown),
-        dropped=tuple(item for item in offered if id(item) not in kept),
-        tokens=tokens,
+        messages=_compose(request, room.shown([*told, *shared]), answers),
+        shown=tuple(room.shown([*told, *shared])),
+        dropped=tuple(item for item in (*told, *shared) if id(item) not in room.taken),
+        tokens=room.used,
+        costs={item.record.id: room.cost(item) for item in (*told, *shared)},
     )
 
 
-def _by_value(recall: Recall) -> list[Recalled]:
-    """All that may be shown, most valuable first."""
-    cases = [case for case in recall.cases if case.channel != VOTE_ONLY]
-    return [*reversed(recall.rules), *recall.notes, *cases]
+def _counting(count: Callable[[str], int] | Tokenizer | str) -> Callable[[str], int]:
+    if isinstance(count, str):
+        return counter(count)
+    return count if callable(count) else count.count
 
 
-def _fitting(
-    offered: Sequence[Recalled], budget: int, count: Callable[[str], int]
-) -> tuple[list[Recalled], int]:
-    shown, used = list[Recalled](), 0
-    headed: set[RecordKind] = set()
-    for item in offered:
+def _left(context: int, budget: int, request: Request, count: Callable[[str], int]) -> int:
+    """What the caller's own messages and the answer leave of a model's context."""
+    asked = sum(count(message.content) + TURN_TOKENS for message in request.messages)
+    answer = request.max_new_tokens or ANSWER_TOKENS
+    return max(0, min(budget, context - asked - answer - TURN_TOKENS))
+
+
+class _Room:
+    """A budget, and what has been taken of it."""
+
+    def __init__(self, budget: int, count: Callable[[str], int]) -> None:
+        self.used = 0
+        self.taken: set[int] = set()
+        self._budget, self._count = budget, count
+        self._costs: dict[int, int] = {}
+        self._headed: set[RecordKind] = set()
+
+    def cost(self, item: Recalled) -> int:
+        """Tokens of an item by itself."""
+        if id(item) not in self._costs:
+            self._costs[id(item)] = _cost(item, self._count)
+        return self._costs[id(item)]
+
+    def take(self, item: Recalled) -> bool:
+        """Take an item if it fits, with the title of its section if it is the first."""
         kind = item.record.kind
-        cost = _cost(item, count) + (0 if kind in headed else _heading_cost(kind, count))
-        if used + cost <= budget:
-            shown.append(item)
-            headed.add(kind)
-            used += cost
-    return shown, used
+        cost = self.cost(item)
+        cost += 0 if kind in self._headed else _heading_cost(kind, self._count)
+        if self.used + cost > self._budget:
+            return False
+        self.used += cost
+        self.taken.add(id(item))
+        self._headed.add(kind)
+        return True
+
+    def shown(self, offered: Sequence[Recalled]) -> list[Recalled]:
+        """Those that were taken, in the order in which they were offered."""
+        return [item for item in offered if id(item) in self.taken]
+
+
+def _near(cases: Sequence[Recalled]) -> list[Recalled]:
+    """The demonstrations that do more good than harm."""
+    nearest = max((case.score for case in cases), default=0.0)
+    return [case for case in cases if case.score >= AS_NEAR * nearest]
+
+
+def _fill(room: _Room, offered: Sequence[Recalled]) -> None:
+    """Take what gains most per token, again and again."""
+    mass: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    left = list(offered)
+    while left:
+        best = max(left, key=lambda item: _gain(item, mass) / max(1, room.cost(item)))
+        left.remove(best)
+        if room.take(best):
+            mass[_cluster(best)] += _relevance(best)
+
+
+def _gain(item: Recalled, mass: Mapping[tuple[str, ...], float]) -> float:
+    known = mass.get(_cluster(item), 0.0)
+    return sqrt(known + _relevance(item)) - sqrt(known)
+
+
+def _cluster(item: Recalled) -> tuple[str, ...]:
+    """What makes items redundant: demonstrations of one answer are, and no two passages."""
+    record = item.record
+    return (record.kind, record.answer if record.kind is RecordKind.CASE else record.id)
+
+
+def _relevance(item: Recalled) -> float:
+    return max(item.score, 0.01) ** 2
 
 
 def _cost(item: Recalled, count: Callable[[str], int]) -> int:
     record = item.record
     if record.kind is RecordKind.CASE:
         return count(record.request) + count(record.answer) + 2 * TURN_TOKENS
-    return count(_bullet(record.answer))
+    return count(_bullet(_text(item)))
 
 
 def _heading_cost(kind: RecordKind, count: Callable[[str], int]) -> int:
@@ -111,7 +197,11 @@ def _heading_cost(kind: RecordKind, count: Callable[[str], int]) -> int:
     return count(f"\n\n{_HEADINGS[kind]}") + TURN_TOKENS
 
 
-_HEADINGS = {RecordKind.RULE: "Rules:", RecordKind.NOTE: "Notes:"}
+_HEADINGS = {
+    RecordKind.RULE: "Rules:",
+    RecordKind.NOTE: "Notes:",
+    RecordKind.PASSAGE: "Facts:",
+}
 
 
 def _compose(
@@ -137,6 +227,7 @@ def _system(own: str, shown: Sequence[Recalled], answers: Sequence[str] | None) 
         own,
         _section(RecordKind.RULE, shown),
         _section(RecordKind.NOTE, shown),
+        _section(RecordKind.PASSAGE, shown),
         f"Answers: {', '.join(listed)}" if listed else "",
     )
     return "\n\n".join(section for section in sections if section)
@@ -144,8 +235,14 @@ def _system(own: str, shown: Sequence[Recalled], answers: Sequence[str] | None) 
 
 def _section(kind: RecordKind, shown: Sequence[Recalled]) -> str:
     """Shown is best first; the best stands last, nearest to the question."""
-    items = [_bullet(item.record.answer) for item in reversed(shown) if item.record.kind is kind]
+    items = [_bullet(_text(item)) for item in reversed(shown) if item.record.kind is kind]
     return "\n".join([_HEADINGS[kind], *items]) if items else ""
+
+
+def _text(item: Recalled) -> str:
+    """What is said of a record that is no demonstration."""
+    passage = item.record.kind is RecordKind.PASSAGE
+    return item.record.request if passage else item.record.answer
 
 
 def _bullet(text: str) -> str:

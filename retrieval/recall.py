@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tta.errors import InvalidSetting
 from tta.protocols import Embedder, Records
+from tta.retrieval.passages import Passages
 from tta.types import ANY_TASK, EVERYONE, Recall, Recalled, Record, RecordKind, Request, Task
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Recaller:
 
     `demonstrations`: how many cases are meant to be shown; `voters`: how many cases, and how many
     rejected answers, are recalled in all (exact search, so many are cheap); `notes`: at most so
-    many notes. Raises InvalidSetting for counts below 0 or more demonstrations than voters.
+    many notes; `passages`: finds those of documents. Raises InvalidSetting for counts below 0 or
+    more demonstrations than voters.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Recaller:
         voters: int = 64,
         notes: int = 3,
         note_threshold: float = NOTE_THRESHOLD,
+        passages: Passages | None = None,
     ) -> None:
         if not 0 <= demonstrations <= voters or notes < 0:
             raise InvalidSetting(
@@ -71,6 +74,7 @@ class Recaller:
         self._voters = voters
         self._notes = notes
         self._note_threshold = note_threshold
+        self._passages = passages
 
     def recall(self, request: Request, task: Task) -> Recall:
         """What bears on `request` in the scope (request.user, task.name).
@@ -89,6 +93,7 @@ class Recaller:
             notes=next((found for found in notes if found), ()),
             cases=self._recall_cases(vectors[0], request, name),
             rejected=self._recall_rejected(vectors[0], request, name),
+            passages=self._passages.find(request, name) if self._passages is not None else (),
         )
 
     def voters(self, vector: FloatArray, scope: str, task: str) -> Recall:

@@ -89,6 +89,16 @@ def rule(text: str, *, user: str = "ada", task: str = "", id: str = "rule1") -> 
     return Event(kind=EventKind.RULE, user=user, task=task, id=id, body={"text": text})
 
 
+def reading(document: str, *texts: str, user: str = "ada", id: str = "d1") -> Event:
+    """What a document says now; without texts, that it is gone."""
+    body: dict[str, Json] = {
+        "document": document,
+        "digest": str(hash(texts)) if texts else "",
+        "passages": texts,
+    }
+    return Event(kind=EventKind.READ, user=user, id=id, body=body)
+
+
 def undone(id: str, *, user: str = "ada") -> Event:
     return Event(kind=EventKind.UNDONE, user=user, body={"feedback": id})
 

@@ -13,6 +13,7 @@ from memories import (
     ordered,
     preference,
     rating,
+    reading,
     rule,
     undone,
 )
@@ -254,6 +255,7 @@ def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
         preference(ASKED, "A", "B"),
         note(ASKED, "n"),
         rule("r"),
+        reading("book", "one"),
         Event(kind=EventKind.PROMOTED, user="team", body={**PROMOTED}),
         freed("f"),
         undone("c1"),
@@ -366,6 +368,38 @@ def test_of_answers_that_are_all_equally_close_the_share_is_worth_asking_about()
         apply(state, alone, WEIGHER)
         asked += state.users["ada"].trust.is_close("t", 1.0, 0.3)
     assert 75 < asked < 115
+
+
+def test_a_document_that_is_read_again_is_as_it_is_now() -> None:
+    first = reading("book", "one", "two", "one")
+    again = reading("book", "two", "three", id="d2")
+    other = reading("song", "one", id="d3")
+    texts = [r.request for r in fold([first]).users["ada"].records.values()]
+    assert texts == ["one", "two"]
+    state = fold([first, again, other]).users["ada"]
+    assert [r.request for r in state.records.values()] == ["two", "three", "one"]
+    assert [name for name, _ in state.documents.values()] == ["d2", "d3"]
+    kept = {r.request: r.id for r in fold([first]).users["ada"].records.values()}
+    assert kept["two"] in state.records  # what feedback said of it still holds
+    assert kept["one"] not in state.records
+
+
+def test_a_document_that_is_gone_leaves_nothing() -> None:
+    state = fold([reading("book", "one"), reading("book", id="d2")]).users["ada"]
+    assert (state.records, state.documents, state.made) == ({}, {}, {})
+
+
+def test_what_feedback_said_of_passages_is_folded_and_undone() -> None:
+    said = [
+        replace(r, body={**r.body, "cited": {"p": value}})
+        for i, value in enumerate((-1.0, -1.0, 0.5))
+        for r in [rating(ASKED, value, id=f"g{i}")]
+    ]
+    trust = fold([ASKED, *said]).users["ada"].trust
+    assert trust.worth("t") == {"p": 2 * 1.5 / 4.5}
+    assert trust.worth("else") == {}
+    trust = fold([ASKED, *said, undone("g0"), undone("g1"), undone("g2")]).users["ada"].trust
+    assert trust.cited == {}
 
 
 def test_the_opinions_of_another_model_are_not_mixed_with_the_last_ones() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("memory", "retrieval", "decoding", "tasks")
-FLOOR = {"tta.standing", "tta.types", "tta.protocols", "tta.errors"}
+FLOOR = {"tta.standing", "tta.sources", "tta.types", "tta.protocols", "tta.errors"}
 BELOW_THE_FLOOR = {
     "tta.standing": set[str](),
-    "tta.types": {"tta.standing"},
+    "tta.sources": set[str](),
+    "tta.types": {"tta.standing", "tta.sources"},
     "tta.errors": set[str](),
     "tta.protocols": FLOOR,
 }

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta.errors import InvalidSetting
-from tta.retrieval.pack import Packed, pack
+from tta.errors import InvalidSetting, ModelNotFound
+from tta.retrieval import estimate
+from tta.retrieval.pack import TURN_TOKENS, Packed, pack
 from tta.types import Message, Recall, Recalled, Record, RecordKind, Request
 
 
@@ -157,3 +158,70 @@ def test_more_room_never_shows_less(recall: Recall) -> None:
 
     assert len(packed(10_000).shown) == len((*recall.rules, *recall.notes, *recall.cases))
     assert packed(0).shown == ()
+
+
+def passage(text: str, score: float = 0.5) -> Recalled:
+    found = item(RecordKind.PASSAGE, "book.md", text)
+    return Recalled(record=found.record, score=score, channel="passage")
+
+
+def scored(request: str, answer: str, score: float) -> Recalled:
+    return Recalled(record=case(request, answer).record, score=score, channel="demonstration")
+
+
+def test_passages_stand_below_the_notes_with_the_best_last() -> None:
+    recall = Recall(rules=FULL.rules[:1], passages=(passage("best"), passage("second\nline", 0.4)))
+    packed = pack(ask("question"), recall, budget=100, count=words, answers=("A", "B"))
+    assert packed.messages[0].content == (
+        "Rules:\n- old rule\n\nFacts:\n- second\n  line\n- best\n\nAnswers: A, B"
+    )
+
+
+def test_what_is_worth_more_for_its_tokens_is_shown() -> None:
+    long = "word " * 40
+    recall = Recall(passages=(passage(long, 0.6), passage("short and to the point", 0.5)))
+    packed = pack(ask("question"), recall, budget=45, count=words)
+    assert [r.record.request for r in packed.shown] == ["short and to the point"]
+    assert packed.costs[packed.dropped[0].record.id] == 41
+
+
+def test_another_answer_is_worth_more_than_the_same_once_more() -> None:
+    near = [scored(f"near {i}", "A", 0.8) for i in range(3)]
+    recall = Recall(cases=(*near, scored("less near", "B", 0.7)))
+    shown = pack(ask("question"), recall, budget=40, count=words).shown
+    assert sorted(r.record.answer for r in shown) == ["A", "B"]
+
+
+def test_what_is_much_less_near_than_the_nearest_only_distracts() -> None:
+    cases = tuple(
+        scored(f"request {i}", f"answer {i}", score) for i, score in enumerate((0.9, 0.73, 0.7))
+    )
+    packed = pack(ask("question"), Recall(cases=cases), budget=1_000, count=words)
+    assert [r.score for r in packed.shown] == [0.9, 0.73]
+    assert [r.score for r in packed.dropped] == [0.7]
+
+
+def test_demonstrations_and_passages_share_the_budget() -> None:
+    cases = tuple(case(f"request {i}", f"answer {i}") for i in range(9))
+    recall = Recall(cases=cases, passages=tuple(passage(f"fact number {i}") for i in range(9)))
+    kinds = Counter(r.record.kind for r in pack(ask("q"), recall, budget=120, count=words).shown)
+    assert kinds == {RecordKind.CASE: 3, RecordKind.PASSAGE: 9}
+
+
+def test_every_cost_is_told_of_what_is_shown_and_of_what_is_not() -> None:
+    packed = pack(ask("question"), FULL, budget=40, count=words)
+    assert packed.costs.keys() == {r.record.id for r in (*packed.shown, *packed.dropped)}
+    shown = sum(packed.costs[r.record.id] for r in packed.shown)
+    assert 0 <= packed.tokens - shown <= 2 * (1 + TURN_TOKENS)  # the titles of the sections
+
+
+def test_a_model_that_is_known_by_name_is_counted_with_tiktoken() -> None:
+    recall = Recall(passages=(passage("Antidisestablishmentarianism."),))
+    cost = pack(ask("q"), recall, budget=100, count="gpt-4o").costs
+    assert list(cost.values()) == [8]
+    with pytest.raises(ModelNotFound, match="no encoding for 'nonsense'"):
+        pack(ask("q"), recall, budget=100, count="nonsense")
+
+
+def test_an_estimate_needs_no_model() -> None:
+    assert [estimate(text) for text in ("", "a", "four", "fives")] == [0, 1, 1, 2]

@@ -3,6 +3,7 @@ the same memory: a hypothesis state machine over real SQLite and real Chroma."""
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from memories import (
     note,
     preference,
     rating,
+    reading,
 )
 from memories import rule as standing_rule
 
@@ -143,6 +145,19 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(target=given, user=USERS, text=TEXTS, task=st.sampled_from(["", "t"]))
     def instruct(self, user: str, text: str, task: str) -> Event:
         return self.learn(standing_rule(text, user=user, task=task, id=self.fresh("s")))
+
+    @rule(user=USERS, document=TASKS, texts=st.lists(REQUESTS, max_size=3))
+    def read(self, user: str, document: str, texts: list[str]) -> None:
+        self.learn(reading(document, *texts, user=user, id=self.fresh("d")))
+        live = [r for r in self.memory.records(user=user) if r.kind is RecordKind.PASSAGE]
+        assert [r.request for r in live if r.answer == document] == list(dict.fromkeys(texts))
+
+    @rule(target=given, about=answers, passage=TEXTS, right=st.sampled_from([-1.0, 0.5, 1.0]))
+    def cite(self, about: Event, passage: str, right: float) -> Any:
+        if not self.known(about):
+            return multiple()
+        event = rating(about, right, self.fresh("q"))
+        return self.learn(replace(event, body={**event.body, "cited": {passage: right}}))
 
     @rule(event=given)
     def repeat(self, event: Event) -> None:

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from tta.decoding import (
-    Batch,
     Decider,
     Decision,
     HFModel,
@@ -32,10 +31,8 @@ from tta.protocols import Embedder
 from tta.request import VERIFY_SECONDS, Options, Prompt, check_reads, check_user, make_request
 from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
-    Banks,
-    Names,
     Packed,
-    Recaller,
+    Reranker,
     SentenceEmbedder,
     default_embedder,
     pack,
@@ -43,7 +40,6 @@ from tta.retrieval import (
 from tta.step import Asked, Parts, answered, context_of, held, infer, respond, with_testimony
 from tta.stream import Stream
 from tta.taskbook import TaskBook
-from tta.tasks import Profiles, TaskInferer
 from tta.types import (
     ANY_TASK,
     DEFAULT_USER,
@@ -51,6 +47,7 @@ from tta.types import (
     Health,
     Learned,
     Meaning,
+    Reading,
     Recall,
     Request,
     Rule,
@@ -64,10 +61,11 @@ from tta.types import Prompt as Rendered
 if TYPE_CHECKING:
     from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
+    from tta.retrieval.documents import How, What
+    from tta.retrieval.passages import Retriever
+
 BUDGET = 512
 """Tokens of recalled material in a prompt, unless `wrap(budget=)` says otherwise."""
-DEMONSTRATIONS = 16
-"""Cases that are offered to a prompt; the budget decides how many it holds."""
 
 
 class Adapted:
@@ -196,12 +194,24 @@ class Adapted:
             memory = self._parts.memory
             memory.sync()
             about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
-            event = feedback_event(feedback, about, user=who)
-            return memory.learn(with_testimony(event, about))
+            event = with_testimony(feedback_event(feedback, about, user=who), about)
+            return memory.learn(self._parts.passages.told(event, about))
 
     def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
         """A standing instruction, for one task or for all."""
         return self.learn(Rule(text=text, task=task), user=user)
+
+    def read(self, what: What, *, user: str | None = None, **how: Unpack[How]) -> Reading:
+        """Take in documents: of this user's alone, what bears on a request is shown with it.
+
+        `what`: files, folders, LlamaIndex documents or nodes. Only what is new or has changed is
+        read, and what is gone leaves; the journal keeps its text until `forget`. `parser` and
+        `readers` (by ending, ".pdf") of LlamaIndex split and read otherwise. Each document is
+        durable once read. Raises InvalidSetting (no such path), InvalidText (no text), StoreError.
+        """
+        who = check_user(self.user if user is None else user)
+        self._parts.memory.sync()
+        return self._parts.passages.read(what, who, **how)
 
     def undo(self, feedback: str | Learned, *, user: str | None = None) -> Learned:
         """As if that feedback had never been given. Raises UnknownFeedback, WrongUser."""
@@ -418,6 +428,7 @@ class Adapted:
             request,
             recall,
             budget=self._parts.budget,
+            context=model.context_length if model is not None else None,
             count=model.count if model is not None else str.__len__,
             answers=wanted.choices if wanted is not None else None,
         )
@@ -445,6 +456,8 @@ def wrap(
     reads: Sequence[str] = (),
     budget: int = BUDGET,
     cap: int | None = None,
+    retriever: Retriever | None = None,
+    reranker: Reranker | None = None,
 ) -> Adapted:
     """Wrap a frozen model. It is never changed: no weight, hook, configuration or tokenizer field.
 
@@ -457,6 +470,8 @@ def wrap(
     `reads`: wider scopes that may be read besides the user's own; see `Adapted.for_user`.
     `budget`: tokens of recalled material in a prompt.
     `cap`: how many cases of each user and task can be recalled; the memory keeps it (100,000).
+    `retriever`: a LlamaIndex retriever or query engine that finds passages instead of what was read
+    (`Adapted.read`), for every user. `reranker`: (question, passages) to how well each answers it.
 
     Raises ModelError when model or embedder cannot be used, StoreError when the memory cannot.
     """
@@ -464,24 +479,11 @@ def wrap(
         raise InvalidSetting(f"budget must not be negative, was {budget!r}", value=budget)
     check_reads(reads, check_user(user))
     frozen = _load(model, tokenizer)
-    embeds = _embedder(embedder)
+    embeds = SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder
+    embeds = default_embedder() if embeds is None else embeds
     store = Memory.open(memory, embedder=embeds, index=index, weigher=Mixture(), cap=cap)
     store.answered_by(frozen.id if frozen is not None else "")
-    # Without a model nothing is shown to one: cases vote, and none is chosen for a prompt.
-    shown = DEMONSTRATIONS if frozen is not None else 0
-    recaller, names = Recaller(store, embeds, demonstrations=shown), Names(embeds)
-    banks = Banks(store, recaller, embeds, names)
-    parts = Parts(
-        model=frozen,
-        memory=store,
-        tasks=TaskInferer(store, embeds),
-        profiles=Profiles(store),
-        recaller=recaller,
-        banks=banks,
-        decider=Decider(frozen, names, banks),
-        budget=budget,
-        batch=Batch(lambda: frozen.plan.ragged) if frozen is not None else None,
-    )
+    parts = Parts.of(frozen, store, embeds, budget=budget, retriever=retriever, reranker=reranker)
     return Adapted(parts, user=user, reads=reads)
 
 
@@ -495,9 +497,3 @@ def _load(
 
         return load(*bundled())
     return load(model, tokenizer)
-
-
-def _embedder(embedder: Embedder | str | None) -> Embedder:
-    if embedder is None:
-        return default_embedder()
-    return SentenceEmbedder(embedder) if isinstance(embedder, str) else embedder

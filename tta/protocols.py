@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tta.types import (
     Candidate,
     Cost,
+    Event,
     Feedback,
     Json,
     Learned,
@@ -150,6 +151,26 @@ class Records(Protocol):
 
     def users(self) -> Sequence[str]:
         """Everyone of whom anything is known."""
+
+
+class Library(Records, Protocol):
+    """The documents that were read, as passages among the records."""
+
+    def documents(self, user: str) -> Mapping[str, tuple[str, str]]:
+        """By name (event, digest) of the last reading, the newest last; only to be read."""
+
+    def learn(self, event: Event) -> object:
+        """Keep a reading durably."""
+
+    def passages(self, user: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """The texts of passages by id; "" for those that are not there."""
+
+    def worth(self, user: str, task: str) -> Mapping[str, float]:
+        """By how much feedback multiplies what a passage counts in a task, 0 to 2, by id; 1 for
+        those that are not there."""
+
+    def vectors(self, records: Sequence[Record]) -> FloatArray:
+        """Unit vectors of the records' requests, shape (len(records), dim)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from threading import RLock
 from time import perf_counter
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tta.aside import Aside
 from tta.decoding import Batch, Decider, Decision, HFModel, Lock, Output, Prompts, testify
 from tta.memory import Memory
-from tta.protocols import Learner, Model
+from tta.protocols import Embedder, Learner, Model
 from tta.response import Response
-from tta.retrieval import Banks, Packed, Recaller
+from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker
 from tta.taskbook import TaskBook
 from tta.tasks import Profiles, TaskInferer
 from tta.types import (
@@ -34,6 +34,11 @@ from tta.types import (
     Why,
 )
 
+if TYPE_CHECKING:
+    from tta.retrieval.passages import Retriever
+
+DEMONSTRATIONS = 16
+"""Cases that are offered to a prompt; the budget decides how many it holds."""
 KEPT = 8
 """How many candidates' texts the journal keeps of an answer."""
 
@@ -48,6 +53,7 @@ class Parts:
     profiles: Profiles
     recaller: Recaller
     banks: Banks
+    passages: Passages
     decider: Decider
     budget: int
     batch: Batch | None
@@ -56,11 +62,44 @@ class Parts:
     """How often each user was: what was begun before is not recorded after."""
     lock: Lock = field(default_factory=RLock)
 
+    @classmethod
+    def of(
+        cls,
+        model: HFModel | None,
+        memory: Memory,
+        embedder: Embedder,
+        *,
+        budget: int,
+        retriever: Retriever | None,
+        reranker: Reranker | None,
+    ) -> Parts:
+        """All of them; without a model nothing is shown to one: cases vote, none is chosen."""
+        passages = Passages(
+            memory, embedder, model, budget=budget, retriever=retriever, reranker=reranker
+        )
+        shown = DEMONSTRATIONS if model is not None else 0
+        recaller = Recaller(memory, embedder, demonstrations=shown, passages=passages)
+        names = Names(embedder)
+        banks = Banks(memory, recaller, embedder, names)
+        return cls(
+            model=model,
+            memory=memory,
+            tasks=TaskInferer(memory, embedder),
+            profiles=Profiles(memory),
+            recaller=recaller,
+            banks=banks,
+            passages=passages,
+            decider=Decider(model, names, banks),
+            budget=budget,
+            batch=Batch(lambda: model.plan.ragged) if model is not None else None,
+        )
+
     def forget(self, user: str) -> None:
         """Let go of what is held of a user outside of the memory."""
         if self.model is not None:
             self.model.forget(user)
         self.banks.forget(user)
+        self.passages.forget(user)
         self.tasks.forget(user)
         self.profiles.forget(user)
         self.forgotten[user] += 1
@@ -152,6 +191,7 @@ def context_of(packed: Packed, rendered: Prompt) -> Context:
         tokens=len(rendered.ids),
         shown=packed.shown,
         dropped=packed.dropped,
+        costs=packed.costs,
     )
 
 
@@ -183,5 +223,6 @@ def answered(response: Response, decision: Decision, model: Model | None) -> Eve
             "bare": response.task.bare,
             "form": response.task.form,
             "width": response.task.width,
+            "sources": [source.id for source in response.context.sources],
         },
     )

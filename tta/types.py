@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
+from tta.sources import Reading as Reading
+from tta.sources import Source as Source
 from tta.standing import Bias as Bias
 from tta.standing import Health as Health
 from tta.standing import Standing as Standing
@@ -186,6 +188,8 @@ class RecordKind(StrEnum):
     """What a kind of request means, keyed by its instruction pattern."""
     RULE = "rule"
     """A standing instruction."""
+    PASSAGE = "passage"
+    """A part of a document that was read: `answer` is the document's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +197,8 @@ class Record:
     """One thing remembered. The text is the truth; vectors are derived from it.
 
     `request` is what the record is found by: the request's text for a case, the instruction
-    pattern for a note, empty for a rule. `answer` is the answer, the note or the rule. `source` is
+    pattern for a note, the text of a passage, empty for a rule. `answer` is the answer, the note,
+    the rule, or the document that a passage is from. `source` is
     the id of the feedback that made it; `weight` is in (0, 1]; `created` in seconds since 1970.
     `instead`, of an answer of a closed set that was refused without saying what is right: how
     probable the likeliest others were, given that.
@@ -213,7 +218,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
-    """A record that bears on a request. `score` is a cosine similarity (1.0 for rules)."""
+    """A record that bears on a request. `score` is a cosine similarity (1.0 for rules); of a
+    passage also its share of the best one's rank, and what feedback said of it, are in it."""
 
     record: Record
     score: float
@@ -228,10 +234,11 @@ class Recall:
     notes: tuple[Recalled, ...] = ()
     cases: tuple[Recalled, ...] = ()
     rejected: tuple[Recalled, ...] = ()
+    passages: tuple[Recalled, ...] = ()
 
     @property
     def all(self) -> tuple[Recalled, ...]:
-        return (*self.rules, *self.notes, *self.cases, *self.rejected)
+        return (*self.rules, *self.notes, *self.cases, *self.rejected, *self.passages)
 
 
 # --------------------------------------------------------------------------------- decoding
@@ -247,13 +254,26 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the model is shown, and what was left out for lack of room."""
+    """What the model is shown, and what was left out for lack of room.
+
+    `costs` tells by record id what each takes, or would have taken, of the budget in tokens.
+    """
 
     messages: tuple[Message, ...]
     prompt: str
     tokens: int
     shown: tuple[Recalled, ...] = ()
     dropped: tuple[Recalled, ...] = ()
+    costs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The passages that were shown, best first."""
+        found = (r for r in self.shown if r.record.kind is RecordKind.PASSAGE)
+        return tuple(
+            Source(document=r.record.answer, text=r.record.request, score=r.score, id=r.record.id)
+            for r in found
+        )
 
 
 class Finish(StrEnum):
@@ -422,6 +442,7 @@ class EventKind(StrEnum):
     PREFERENCE = "preference"
     NOTE = "note"
     RULE = "rule"
+    READ = "read"
     PROMOTED = "promoted"
     FREED = "freed"
     UNDONE = "undone"
@@ -436,20 +457,22 @@ class Event:
     `body` holds all that a fold needs, so that folding never looks anything up:
 
     ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin,
-                bare, form, width
+                bare, form, width, sources (ids of the passages shown)
     RATING      request, pattern, answer, value, comment
     CORRECTION  request, pattern, answer, text
     EDIT        request, pattern, answer, start, stop, text, result
     PREFERENCE  request, pattern, answer, chosen, rejected
     NOTE        request, pattern, answer, text
     RULE        text
+    READ        document, digest, passages (texts; none and no digest: the document is gone)
     PROMOTED    request, text, users (who agree on it; the event is of the scope that learns it)
     FREED       free (whether open answers of the task are held to nothing that was learned)
     UNDONE      feedback
     FORGOTTEN   events (how many were erased)
 
     `opinions` are what each expert thought of the likeliest answers; feedback carries as `heard`
-    what it says of each, and as `instead` what else could have been right.
+    what it says of each, as `instead` what else could have been right, and as `cited` how right
+    (1 to -1) it proves each passage.
     """
 
     kind: EventKind
