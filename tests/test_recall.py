@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,7 +205,7 @@ def test_one_step_makes_one_embedding_call(records: PlainRecords) -> None:
 
 
 @pytest.mark.parametrize("counts", [{"demonstrations": -1}, {"voters": 3}, {"notes": -1}])
-def test_impossible_counts_are_refused(records: PlainRecords, counts: dict[str, int]) -> None:
+def test_impossible_counts_are_refused(records: PlainRecords, counts: dict[str, Any]) -> None:
     with pytest.raises(InvalidSetting):
         Recaller(records, MINILM, **counts)
 
