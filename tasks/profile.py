@@ -37,12 +37,10 @@ def profile(task: str, accepted: Mapping[str, int], newest: Sequence[str]) -> Pr
     # Good (1953), after Turing: what is new is as likely as what was seen once; and one more, so
     # that it is never impossible.
     elsewhere = min(1.0, (once + 1) / (cases + 1))
-    answers = tuple(sorted(accepted))
-    closed = cases >= CLOSED_FROM and elsewhere <= ELSEWHERE and 1 < len(answers) <= MOST
     form = ""
     proposed: object = None
-    if closed:
-        form, proposed = "answers", Choices(answers=answers)
+    if cases >= CLOSED_FROM and elsewhere <= ELSEWHERE and 1 < len(accepted) <= MOST:
+        form, proposed = "answers", Choices(answers=tuple(sorted(accepted)))
     elif len(newest) >= CONSISTENT:
         form, proposed = _form(newest[-CONSISTENT:])
     return Profile(

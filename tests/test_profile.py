@@ -133,6 +133,14 @@ def test_a_task_can_be_freed_held_again_and_the_edit_undone(chat: tta.Adapted) -
     assert chat("Which colour has grass?", task="colour").text == "green"
 
 
+def test_an_open_answer_that_the_caller_judges_is_held_to_nothing(chat: tta.Adapted) -> None:
+    teach(chat)
+    with pytest.raises(tta.errors.ModelNeeded):
+        chat("Which colour has grass?", task="colour", verify=bool)
+    with pytest.raises(tta.errors.ModelNeeded):
+        chat("Which colour has grass?", task="colour", verify_step=bool)
+
+
 def test_a_profile_is_its_users_alone(chat: tta.Adapted) -> None:
     teach(chat)
     other = chat.for_user("bob")

@@ -179,7 +179,8 @@ def infer(parts: Parts, request: Request, wanted: Output | None) -> Task:
 
 def held(parts: Parts, request: Request, task: Task) -> Output | None:
     """Where no output was named, the one that the task's open answers are held to."""
-    if request.output is not None or request.verify is not None:
+    judged = request.verify is not None or request.verify_step is not None
+    if request.output is not None or judged:
         return None
     return Output.of(TaskBook(parts.memory, parts.profiles, request.user).held(task.name))
 
