@@ -17,8 +17,10 @@ from tta.decoding.testimony import opinions_json, testify
 from tta.memory import Memory
 from tta.memory.fold import State, fold
 from tta.memory.index import ChromaIndex, MemoryIndex
+from tta.testing import HashEmbedder
 from tta.types import Event, EventKind, Json, RecordKind, Weights
 
+EMBED = HashEmbedder()
 WEIGHER = Mixture()
 ANSWERS = ("yes", "no", "maybe", "ja")
 
@@ -126,3 +128,18 @@ def files_holding(folder: Path, needle: bytes) -> list[Path]:
     """The files below a folder in which the bytes occur."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return [path for path in paths if needle in path.read_bytes()]
+
+
+def teach(memory: Memory, number: int = 1, *, user: str = "ada", text: str = "Ask.") -> Event:
+    """One answer and its correction."""
+    about = answered(f"{user}{number}", user=user, request=f"question number {number}")
+    memory.record(about)
+    memory.learn(correction(about, text, f"c-{user}{number}"))
+    return about
+
+
+def near(memory: Memory, text: str, *, user: str = "ada", k: int = 1) -> list[str]:
+    """The answers of the nearest cases."""
+    vector = EMBED.embed([text])[0]
+    found = memory.nearest(vector, k, user=user, task="t", kind=RecordKind.CASE)
+    return [record.answer for record, _ in found]
