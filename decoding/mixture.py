@@ -35,7 +35,11 @@ FLOOR = 1e-4
 """No expert may rule an answer out: it gives this much of its opinion to all answers alike."""
 FROZEN = "frozen"
 AHEAD = {
-    "recalled": 4.0,
+    "recalled": 16.0,
+    "centroid": 4.0,
+    "kernel.05": 0.3,
+    "kernel.02": 0.1,
+    "recent": 0.1,
     "verifier": 64.0,
     "agreement": 4.0,
     "certainty": 0.25,
@@ -44,7 +48,8 @@ AHEAD = {
     "agreement/mask": 0.25,
 }
 """How much more than the others an expert is trusted before there is any feedback: a verifier most
-of all, then the model as it was told to be shown things, and what its samples agree on."""
+of all, then the model as it was told to be shown things, and what its samples agree on. With few
+cases a centroid is the best reader, and the narrow kernels are sure before they are right."""
 
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)
