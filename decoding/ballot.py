@@ -55,7 +55,11 @@ class Keys:
     @property
     def merges(self) -> bool:
         """Whether answers with one key are one candidate: of free texts each spelling stays."""
-        return self.output is not None or self.same is not None
+        return self._typed or self.same is not None
+
+    @property
+    def _typed(self) -> bool:
+        return self.output is not None and self.output.text is None
 
     def value(self, candidate: Candidate) -> object:
         """Raises InvalidOutput for one that was cut off or is no value of its type."""
@@ -73,7 +77,7 @@ class Keys:
             return None
         if self.same is not None:
             return _canonical(self._same(value))
-        if self.output is not None:
+        if self._typed:
             return _canonical(value)
         return " ".join(candidate.text.casefold().split()).strip(_PUNCTUATION)
 

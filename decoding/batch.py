@@ -297,6 +297,9 @@ class Joined:
     def render(self, messages: Sequence[Message]) -> Prompt:
         return self._model.render(messages)
 
+    def continued(self, prompt: Prompt, text: str) -> Prompt:
+        return self._model.continued(prompt, text)
+
     def draw(self, prompt: Prompt, **given: Any) -> tuple[tuple[Candidate, ...], Cost]:  # noqa: ANN401
         with self._unlocked():
             return self._model.draw(prompt, **given)

@@ -6,7 +6,7 @@ Knows ids, rows and costs. Refuses to know how a prompt is run (`cache`) and how
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tta.decoding import engine
@@ -24,6 +24,8 @@ class Begun:
     rows: Callable[[int, int], list[engine.Row]]
     rules: engine.Rules
     read: Callable[[list[int]], str]
+    marks: Sequence[str]
+    """Texts at which a row without a grammar ends."""
     started: float
 
     @property

@@ -11,7 +11,9 @@ verifier      until one passes; where it gives degrees, until the best is not wo
 settled       until the leader is with probability `sure` the answer of most samples
 worth         with `n=None`: until what drawing on can add is less than `GAIN`; and it does not
               begin where samples could not agree, where answers are free text, or where feedback
-              has shown that the greedy answer was as good
+              has shown that the greedy answer was as good, or nearly always right
+
+With `n=None` the user's word on the task (`Settings.samples`) is as good as the caller's.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Best:
     refused: frozenset[str]
     timing: Timing
     judge: Judge | None = None
+    n: int | UpTo | None = field(init=False)
     ballot: Ballot = field(init=False)
     samples: list[str | None] = field(default_factory=list)
     posterior: list[float] = field(default_factory=list)
@@ -70,7 +73,7 @@ class Best:
     _waves: Iterator[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        n = self.request.n
+        n = self.n = _wanted(self.request.n, self.standing.settings.samples)
         self.ballot = Ballot(exact=self.keys.same is None)
         self._fixed = n if isinstance(n, int) else None
         self._rule = _rule(n.sure if isinstance(n, UpTo) else CONFIDENCE, self.standing)
@@ -78,8 +81,7 @@ class Best:
 
     @property
     def most(self) -> int:
-        n = self.request.n
-        return n.most if isinstance(n, UpTo) else n or MOST
+        return self.n.most if isinstance(self.n, UpTo) else self.n or MOST
 
     @property
     def first(self) -> int:
@@ -119,8 +121,8 @@ class Best:
         return all(c.text in self.refused for c in self.drawn)
 
     def _next(self) -> int:
-        n, remaining = self.request.n, self.most - len(self.samples)
-        if isinstance(n, UpTo) and n.halving:
+        remaining = self.most - len(self.samples)
+        if isinstance(self.n, UpTo) and self.n.halving:
             self._halved = True  # all are begun at once
             return remaining
         size = next(self._waves, remaining)
@@ -131,12 +133,15 @@ class Best:
         return max(1, min(size, remaining))
 
     def chosen(self, ranked: Iterable[str]) -> dict[str, str]:
-        """For the journal: the greedy answer, and the best of what was drawn, of answers best
-        first. What was remembered says nothing of whether samples are worth it."""
+        """For the journal: the greedy answer, and the best of several that were drawn, of answers
+        best first. What was remembered says nothing of whether samples are worth it."""
+        greedy = self.drawn[0].text
+        if len(self.drawn) == 1:
+            return {"greedy": greedy}
         texts = {candidate.text for candidate in self.drawn}
         return {
-            "greedy": self.drawn[0].text,
-            "picked": next((text for text in ranked if text in texts), self.drawn[0].text),
+            "greedy": greedy,
+            "picked": next((text for text in ranked if text in texts), greedy),
         }
 
     # ------------------------------------------------------------------------------- stopping
@@ -168,7 +173,7 @@ class Best:
         settled = not self._rule.lossless and self.posterior[-1] >= self._rule.confidence
         if settled or self._rule.enough(self.ballot.votes, remaining=remaining):
             return "settled"
-        return self._not_worth() if self.request.n is None else ""
+        return self._not_worth() if self.n is None else ""
 
     def _not_worth(self) -> str:
         if not self.ballot.keys:
@@ -178,7 +183,7 @@ class Best:
             left = self.ballot.gain()
             return f"another sample could add {left:.3f} at most" if left < GAIN else ""
         hoped = HOPED if self.keys.merges else 0.0
-        if _gained(self.standing, hoped) < WORTH and not self._explores():
+        if promised(self.standing, hoped) < WORTH and not self._explores():
             return self._not_shown()
         if self.ballot.exact and max(self.ballot.known.values()) * self.most < 1:
             return "an answer too improbable for samples to agree on"
@@ -186,6 +191,9 @@ class Best:
 
     def _not_shown(self) -> str:
         tally = self.standing.sampled
+        right = 1 - _wrong(self.standing)
+        if right > 1 - WORTH:
+            return f"greedy: the first answer is right with probability {right:.2f} here"
         if not tally.steps:
             return "greedy: nothing has shown yet that more samples help here"
         return f"greedy: more samples added {tally.gained / tally.steps:+.2f} so far"
@@ -207,15 +215,41 @@ class Best:
 
 
 def _rule(sure: float, standing: Standing) -> BetaStop:
-    """With how often the task's open answers were right as the prior."""
+    """With how often the task's first samples were right as the prior."""
     if sure >= 1:
         return BetaStop(lossless=True)
-    told, right = map(sum, zip((0.0, 0.0), *standing.reliability, strict=True))
+    told, right = standing.first
     return BetaStop.after(right, told - right, confidence=sure)
 
 
-def _gained(standing: Standing, hoped: float) -> float:
-    """How much more often answers were right than the greedy ones among them, shrunk to what was
-    hoped for."""
+def _wanted(asked: int | UpTo | None, said: int | None) -> int | UpTo | None:
+    if asked is not None or said is None:
+        return asked
+    return UpTo(said) if said > 1 else 1
+
+
+def prior(standing: Standing) -> tuple[float, float]:
+    """(a, b) of the Beta posterior of how often a task's first sample is right; uniform, (1, 1),
+    without feedback."""
+    told, right = standing.first
+    return 1.0 + right, 1.0 + told - right
+
+
+def budget(standing: Standing) -> int:
+    """How many samples of a typed answer are drawn at most where a call does not say."""
+    if standing.settings.samples is not None:
+        return standing.settings.samples
+    return MOST if promised(standing, HOPED) >= WORTH else 1
+
+
+def promised(standing: Standing, hoped: float) -> float:
+    """How much more often answers can be expected to be right than the greedy ones among them:
+    as often as they were, shrunk to what was hoped for, and no more than the greedy are wrong."""
     tally = standing.sampled
-    return (tally.gained + TRIED * hoped) / (tally.steps + TRIED)
+    gained = (tally.gained + TRIED * hoped) / (tally.steps + TRIED)
+    return min(gained, _wrong(standing))
+
+
+def _wrong(standing: Standing) -> float:
+    a, b = prior(standing)
+    return b / (a + b)

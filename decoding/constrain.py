@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
 from tta.errors import InvalidOutput
-from tta.types import Choices, Finish, Grammar, Regex
+from tta.types import Choices, Finish, Grammar, Regex, Text
 
 WHITESPACE = r"[ \n]{0,2}"
 """Between the parts of JSON. Unbounded, a model can spend all its tokens on it."""
@@ -40,17 +40,20 @@ _OTHER_KEYS = """
     id"""  # the last as draft 4 spells $id
 _ANNOTATIONS = ("x-", "_")
 _KEYWORDS = frozenset(_OTHER_KEYS.split()).union(_SCHEMA_LISTS, _SCHEMA_MAPS, _SCHEMAS)
+_CASES = ("", "lower", "upper")
 Reader = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """`output=` understood: `choices` when the set is closed, and always a `grammar`."""
+    """`output=` understood: `choices` when the set is closed, and a `grammar`, unless all that is
+    asked for is how a free `text` is written."""
 
     source: object
     choices: tuple[str, ...] | None = None
     descriptions: Mapping[str, str] = field(default_factory=dict, compare=False)
     grammar: str = field(default="", repr=False)
+    text: Text | None = None
     read: Reader = field(default=str, repr=False, compare=False)
 
     @staticmethod
@@ -60,7 +63,7 @@ class Output:
         Closed: `Literal`, `Enum` (by value), `bool`, a list or tuple of choices, `tta.Choices`.
         Open: `int`, `float`, dates; a pydantic model, dataclass, `TypedDict` or other structured
         type, answered as JSON; a JSON schema (dict, or its text), `tta.Regex`, `tta.Grammar`, an
-        outlines term.
+        outlines term; `tta.Text`.
         `InvalidOutput`: none of these, or it cannot be enforced; `value` is the part at fault.
         """
         if output is None or output is str:
@@ -161,6 +164,8 @@ def _open(output: object) -> Output:
         return _pattern(output, output.pattern)
     if isinstance(output, Grammar):
         return _lark(output, output.lark)
+    if isinstance(output, Text):
+        return _text(output)
     if isinstance(output, (dict, str)):
         return _schema(output, _as_dict(output), json.loads)
     if isinstance(output, type) and output in _SCALARS:
@@ -184,6 +189,22 @@ def _pattern(source: object, pattern: str) -> Output:
         return text
 
     return Output(source=source, grammar=_regex(_translated(pattern), source), read=read)
+
+
+def _text(output: Text) -> Output:
+    if not 0 <= output.kept <= max(0, len(output.end) - 1) or output.case not in _CASES:
+        raise InvalidOutput(
+            f"No way in which a text can be written: {output!r}",
+            value=output,
+            hint=f"Keep less than all of its end; case is one of {_CASES}",
+        )
+
+    def read(text: str) -> str:
+        if not text.strip() or output.of(text) != text:
+            raise ValueError("it is empty, goes on behind its end, or is in another case")
+        return text
+
+    return Output(source=output, text=output, read=read)
 
 
 def _translated(pattern: str) -> str:
@@ -295,7 +316,7 @@ def _outlines_term(output: object) -> Output:
         f"{output!r} is no type that can be decoded into",
         value=output,
         hint="Use Literal, an Enum, a list of choices, a pydantic model, a dataclass, "
-        "a JSON schema, tta.Regex or tta.Grammar",
+        "a JSON schema, tta.Regex, tta.Grammar or tta.Text",
     )
 
 

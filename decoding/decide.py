@@ -27,10 +27,11 @@ from tta.decoding.experts import (
     settled,
     with_model,
 )
-from tta.decoding.mixture import Blend, alone, blend, joined, without
+from tta.decoding.mixture import Blend, alone, blend, joined, pinned, without
 from tta.decoding.open import Drawing, Drawn, refused_before
 from tta.decoding.stop import Timing
 from tta.decoding.testimony import opinions_json
+from tta.decoding.think import thought
 from tta.errors import InvalidSetting
 from tta.protocols import Model, Names, Readers
 from tta.types import Candidate, Cost, Finish, Json, Prompt, Recall, Request, Standing
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
     """What the model is shown with memory, and (made only when asked for) without any. They are
-    one when nothing was recalled."""
+    one when nothing was recalled. `thinks`: the first of them asks for steps, which are to be
+    drawn before the answer; None where that is not even tried."""
 
     recalled: Prompt
     frozen: Callable[[], Prompt]
     differ: bool
+    thinks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Decision:
     muted: float = 0.0
     samples: tuple[str | None, ...] = ()
     posterior: tuple[float, ...] = ()
+    thought: str = ""
 
 
 class Decider:
@@ -102,9 +106,22 @@ class Decider:
     ) -> Decision:
         """Raises ModelNeeded for an open answer without a model, InvalidSetting for a verifier of a
         closed set, VerifierError for one that raises or hangs."""
+        steps, spent = "", Cost()
+        if self._drawing.accepted(request, output, recall) is None:
+            prompts, steps, spent = self._thought(request, prompts)
         if output is None or output.choices is None:
-            return _open(self._drawing, request, task, output, prompts, recall, standing)
-        return self._closed(request, task, output, output.choices, prompts, recall, standing)
+            found = _open(self._drawing, request, task, output, prompts, recall, standing)
+        else:
+            answers = output.choices
+            found = self._closed(request, task, output, answers, prompts, recall, standing)
+        return replace(found, thought=steps, cost=spent + found.cost)
+
+    def _thought(self, request: Request, prompts: Prompts) -> tuple[Prompts, str, Cost]:
+        """The prompts with the steps behind the first, where they are to be drawn."""
+        if not prompts.thinks or self._model is None:
+            return prompts, "", Cost()
+        longer, text, cost = thought(self._model, request, prompts.recalled)
+        return replace(prompts, recalled=longer), text, cost
 
     def settled(
         self,
@@ -134,9 +151,11 @@ class Decider:
         standing: Standing,
     ) -> Generator[str, None, Decision]:
         """The text of an open answer as it is drawn. Nothing of the memory is read meanwhile."""
+        prompts, steps, spent = self._thought(request, prompts)
         leader = leads(standing)
         found = yield from self._drawing.stream(request, output, prompts, recall, leader, standing)
-        return _decided(self._drawing, request, task, output, prompts, recall, standing, found)
+        made = _decided(self._drawing, request, task, output, prompts, recall, standing, found)
+        return replace(made, thought=steps, cost=spent + made.cost)
 
     def frozen(self, request: Request, output: Output | None, prompt: Prompt) -> Decision:
         """The model alone (without one: the names alone), greedy, whatever `n` is."""
@@ -183,6 +202,7 @@ class Decider:
             frozen=_favourite(answers, opinions.get(FROZEN)),
             passes=[name for name in (FROZEN, RECALLED) if name in asked],
         )
+        kept |= _tried(prompts)
         final = _exactly(mixed, request, answers, recall)
         found = decision(_chosen(answers, logprobs), final, cost, "closed set", kept)
         return replace(found, skipped=skipped)
@@ -200,7 +220,7 @@ class Decider:
         cost, skipped = Cost(), list[str]()
         if self._model is None:
             return found, cost, ()
-        first = not standing.experienced
+        first = not (standing.experienced or standing.settings.experts)
         for name in (RECALLED, FROZEN) if prompts.differ else (FROZEN,):
             if (first and found) or not (first or is_needed(name, standing)):
                 skipped += names(name)
@@ -216,8 +236,8 @@ def _mixed(opinions: Mapping[str, FloatArray], standing: Standing, prompts: Prom
     """Until there is feedback, nobody is known to be better than the model as it is (with what it
     was told to be shown: a rule, a note)."""
     wider = any("@" in name for name in opinions)
-    if standing.experienced or wider:
-        return blend(opinions, standing.weights)
+    if standing.experienced or wider or standing.settings.experts:
+        return pinned(blend(opinions, standing.weights), standing.settings.experts)
     leader = RECALLED if RECALLED in opinions and prompts.differ else FROZEN
     return alone(leader, opinions[leader])
 
@@ -266,7 +286,7 @@ def _decided(
 ) -> Decision:
     opinions, cost = drawing.opinions(request, task, output, prompts, recall, standing, found)
     texts = [c.text for c in found.candidates]
-    mixed = blend(opinions, standing.weights)
+    mixed = pinned(blend(opinions, standing.weights), standing.settings.experts)
     final = drawing.forced(mixed, request, texts, recall)
     sure = drawing.sureness(found.candidates[int(np.argmax(final.scores))])
     confidence = float(final.scores.max()) * sure
@@ -280,8 +300,7 @@ def _decided(
         confidence=confidence,
     )
     made = decision(found.candidates, final, found.cost + cost, found.best.stopped, kept)
-    if len(found.best.samples) > 1:
-        kept |= found.best.chosen(c.text for c in made.candidates)
+    kept |= {**found.best.chosen(c.text for c in made.candidates), **_tried(prompts)}
     return replace(
         made,
         samples=tuple(found.best.samples),
@@ -289,6 +308,10 @@ def _decided(
         confidence=relied(confidence, standing.reliability),
         margin=made.margin * sure,
     )
+
+
+def _tried(prompts: Prompts) -> dict[str, Json]:
+    return {} if prompts.thinks is None else {"thought": prompts.thinks}
 
 
 def decision(

@@ -59,27 +59,34 @@ def is_needed(passed: str, standing: Standing) -> bool:
     They are asked all the same at a share of steps that decays as 1 / sqrt(steps), so that an
     expert that becomes good is noticed.
     """
-    weights = standing.weights
-    if weights.feedback < TRIED or explored(standing.answers):
+    said = standing.settings.experts
+    if all(said.get(name) == 0 for name in names(passed)):
+        return False
+    if standing.weights.feedback < TRIED or explored(standing.answers):
         return True
-    known = totals(weights)
+    known = trusted(standing)
     return sum(known.get(name, 0.0) for name in names(passed)) >= NEGLIGIBLE
 
 
 def is_contender(name: str, standing: Standing) -> bool:
     """Whether what the model draws from the other prompt is worth knowing, at a whole generation:
     while it is trusted, and at a decaying share of steps."""
-    if explored(standing.answers):
-        return True
-    return totals(standing.weights).get(name, 0.0) >= CONTENDER
+    if standing.settings.experts.get(name) == 0:
+        return False
+    return explored(standing.answers) or trusted(standing).get(name, 0.0) >= CONTENDER
 
 
 def leads(standing: Standing) -> str:
     """Which prompt is drawn from: with memory, unless the frozen one is trusted more."""
+    known = trusted(standing)
     if not standing.weights.feedback:
-        return RECALLED
-    known = totals(standing.weights)
+        known = {RECALLED: 0.5, FROZEN: 0.1, **standing.settings.experts}
     return FROZEN if known[FROZEN] > known.get(RECALLED, 0.0) else RECALLED
+
+
+def trusted(standing: Standing) -> dict[str, float]:
+    """Each expert's weight as it was learned, or as the user said."""
+    return {**totals(standing.weights), **standing.settings.experts}
 
 
 def explored(answers: int) -> bool:

@@ -28,7 +28,7 @@ from tta.decoding.search import Search
 from tta.decoding.template import PLAIN_STOP, Template, end_ids, within
 from tta.decoding.waves import Waves
 from tta.errors import InvalidOutput, InvalidSetting, PromptTooLong, UnsupportedModel
-from tta.types import Candidate, Cost, Message, Prompt, Steps
+from tta.types import Candidate, Cost, Message, Prompt, Steps, Text
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -114,6 +114,10 @@ class HFModel:
 
     def render(self, messages: Sequence[Message]) -> Prompt:
         return self.template.render(messages)
+
+    def continued(self, prompt: Prompt, text: str) -> Prompt:
+        ids = self.template.encode_answer(text)
+        return Prompt(text=prompt.text + self.template.lead + text, ids=(*prompt.ids, *ids))
 
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the names and bits of all parameters and buffers."""
@@ -231,8 +235,7 @@ class HFModel:
         """
         self._check_draw(prompt, 1, max_new_tokens)
         begun = self.begin(prompt, max_new_tokens, seed, output, scope)
-        free = begun.rules.stops is not None and output is None
-        pieces = Pieces(begun.read, settled=self._settled, mark=PLAIN_STOP if free else "")
+        pieces = Pieces(begun.read, settled=self._settled, marks=begun.marks)
         (row,), passes = begun.rows(0, 1), 0
         how = self.fork(begun.prefix, 1)
         for passes in self._steps(begun.prefix, [row], begun.rules, how):  # noqa: B007 - the last
@@ -273,7 +276,8 @@ class HFModel:
         filled = self._prefill(prompt, scope)
         width = filled.prefix.logits.shape[-1]
         ends = within(self.end_ids, width)
-        table = self._token_table(width) if constraint is not None else None
+        text = constraint.text if constraint is not None else None
+        table = self._token_table(width) if constraint is not None and text is None else None
 
         def rows(first: int, count: int) -> list[engine.Row]:
             matchers: Sequence[TokenMatcher | None] = [None] * count
@@ -285,17 +289,25 @@ class HFModel:
                 for i, matcher in enumerate(matchers, start=first)
             ]
 
+        # As the grammar saw it: some tokenizers drop a leading space when they decode.
+        read = self._free_text(text) if table is None else table.decode_str
+        marks = [PLAIN_STOP] if self.template.plain and table is None else []
+        marks += [text.end] if text is not None and text.end else []
         rules = engine.Rules(
             ends=ends,
             limit=limit,
-            stops=self._stops if self.template.plain else None,
+            stops=partial(self._stops, marks, text) if marks else None,
             sampling=self.sampling,
             vocabulary=min(width, len(self.tokenizer)),
         )
-        # As the grammar saw it: some tokenizers drop a leading space when they decode.
-        read = self._free_text if table is None else table.decode_str
         return Begun(
-            prompt=prompt, filled=filled, rows=rows, rules=rules, read=read, started=started
+            prompt=prompt,
+            filled=filled,
+            rows=rows,
+            rules=rules,
+            read=read,
+            marks=marks,
+            started=started,
         )
 
     def choose(
@@ -385,14 +397,25 @@ class HFModel:
             self._table = (key, token_table(self.tokenizer, width=width, ends=self.end_ids))
         return self._table[1]
 
-    def _stops(self, ids: Sequence[int]) -> bool:
-        return PLAIN_STOP in self._decode(ids[-_STOP_WINDOW:])
+    def _stops(self, marks: Sequence[str], asked: Text | None, ids: Sequence[int]) -> bool:
+        last = self._decode(ids[-max(_STOP_WINDOW, *map(len, marks)) :])
+        if self.template.plain and PLAIN_STOP in last:
+            return True
+        if asked is None or asked.end not in last:
+            return False
+        text = self._unmarked(ids)
+        return len(asked.of(text)) < len(text)
 
     def _settled(self, token: int) -> bool:
         """Not of a byte that is read together with those beside it (byte fallback)."""
         return not str(self.tokenizer.convert_ids_to_tokens(token)).startswith("<0x")
 
-    def _free_text(self, ids: Sequence[int]) -> str:
+    def _free_text(self, asked: Text | None) -> Callable[[Sequence[int]], str]:
+        if asked is None:
+            return self._unmarked
+        return lambda ids: asked.of(self._unmarked(ids))
+
+    def _unmarked(self, ids: Sequence[int]) -> str:
         text = self._decode(ids)
         if self.template.plain:
             text = text.partition(PLAIN_STOP)[0].removeprefix(self.template.lead)

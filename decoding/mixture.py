@@ -161,6 +161,22 @@ def without(mixed: Blend, allowed: Sequence[bool], name: str, weight: float) -> 
     return joined(mixed, name, left / left.sum(), weight)
 
 
+def pinned(mixed: Blend, said: Mapping[str, float]) -> Blend:
+    """`mixed` with the weights that were said, as far as these experts spoke: the others share the
+    rest in proportion. Nothing changes where nobody would be left to listen to."""
+    here = {name: weight for name, weight in said.items() if name in mixed.weights}
+    others = {name: weight for name, weight in mixed.weights.items() if name not in here}
+    told, free = sum(here.values()), sum(others.values())
+    if not here or told + free <= 0:
+        return mixed
+    share = max(0.0, 1 - told) / free if free > 0 else 0.0
+    raw = {name: here.get(name, share * weight) for name, weight in mixed.weights.items()}
+    weights = {name: weight / sum(raw.values()) for name, weight in raw.items()}
+    scores = np.array(list(weights.values())) @ np.array([mixed.parts[name] for name in weights])
+    mute = min(mixed.mute, weights[FROZEN]) if FROZEN in weights else mixed.mute
+    return replace(mixed, scores=scores, weights=weights, mute=mute)
+
+
 def totals(weights: Weights) -> dict[str, float]:
     """Each expert's weight; what `mute` holds counts for the frozen one."""
     found = {name: sum(cells) for name, cells in weights.cells.items()}

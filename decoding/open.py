@@ -57,6 +57,8 @@ class BothPrompts(Protocol):
     def recalled(self) -> Prompt: ...
     @property
     def differ(self) -> bool: ...
+    @property
+    def thinks(self) -> bool | None: ...
     def frozen(self) -> Prompt: ...
 
 
@@ -322,6 +324,8 @@ def _is_told(recall: Recall) -> bool:
 
 def _source(prompts: BothPrompts, recall: Recall, leader: str) -> tuple[str, Prompt]:
     """Which prompt is drawn from, by its name and itself."""
+    if prompts.thinks:
+        return RECALLED, prompts.recalled
     source = (RECALLED if _is_told(recall) else leader) if prompts.differ else FROZEN
     return source, prompts.recalled if source == RECALLED else prompts.frozen()
 

@@ -20,8 +20,8 @@ class Pieces:
     """The text of one row. The pieces and `rest` together are what `read` makes of all its ids.
 
     `settled` says of a token id whether its text stands for itself: false of one that is a mere
-    byte in a tokenizer that reads runs of those as a whole. `mark`: the text that ends an answer
-    and is no part of it.
+    byte in a tokenizer that reads runs of those as a whole. `marks`: texts that end an answer
+    and are no part of it.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class Pieces:
         read: Callable[[list[int]], str],
         *,
         settled: Callable[[int], bool],
-        mark: str = "",
+        marks: Sequence[str] = (),
     ) -> None:
-        self._read, self._settled, self._mark = read, settled, mark
+        self._read, self._settled, self._marks = read, settled, marks
         self._text = ""
         self._tokens = 0
 
@@ -44,7 +44,7 @@ class Pieces:
         while end and not self._settled(ids[end - 1]):
             end -= 1
         text = self._read(list(ids[:end])).rstrip(UNREADABLE)
-        text = text[: len(text) - _begun(text, self._mark)]
+        text = text[: len(text) - max((_begun(text, mark) for mark in self._marks), default=0)]
         # Some tokenizers take back a space or two once they see what comes next.
         if not text.startswith(self._text):
             return ""

@@ -41,7 +41,8 @@ def opinions_json(
     answers, of (how many candidates), closed, frozen (its answer, None if it was not asked),
     passes (which experts took a model pass), confidence (in an open answer, before it was
     calibrated), mixture and experts (of the answers listed; what is left of 1 is spread evenly
-    over the others). `decide` adds greedy and picked: of several samples the first, and the best.
+    over the others). `decide` adds greedy and picked: the first sample, and the best of several;
+    and thought, where thinking step by step is tried: whether it was.
     """
     rows = table(opinions)
     listed = _likeliest(mixed.scores, rows)
@@ -67,7 +68,7 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
     nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
     to 1), frozen, greedy, picked (how right those were; None if it is not known), confidence (in
-    an open answer). `instead`: see `Record.instead`.
+    an open answer), thought. `instead`: see `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -202,6 +203,7 @@ def _heard(
         "outcomes": max(2, outcomes),
         "right": right,
         "confidence": told.kept.get("confidence"),
+        "thought": told.kept.get("thought"),
         **{name: _rounded(told.kept.get(name), was) for name in ("frozen", *_OF_SAMPLES)},
     }
 

@@ -22,7 +22,7 @@ FEEDBACK = frozenset(
         EventKind.PREFERENCE,
         EventKind.NOTE,
         EventKind.RULE,
-        EventKind.FREED,
+        EventKind.SETTING,
     }
 )
 """The kinds that can be learned from, and undone."""
@@ -41,7 +41,7 @@ _TEXTS = {
     EventKind.RULE: ("text",),
     EventKind.READ: ("document", "digest"),
     EventKind.PROMOTED: ("request", "text"),
-    EventKind.FREED: (),
+    EventKind.SETTING: (),
     EventKind.UNDONE: ("feedback",),
     EventKind.FORGOTTEN: (),
 }
@@ -125,8 +125,8 @@ def check(event: Event) -> None:
             raise InvalidText(f"The {name} of a {event.kind} is empty", value=text)
     if event.kind is EventKind.ANSWERED and event.response != event.id:
         raise InvalidSetting("An answer's event has the response's id", value=event.response)
-    if event.kind is EventKind.FREED and not isinstance(event.body.get("free"), bool):
-        raise InvalidSetting("A task is held to its form or not", value=event.body.get("free"))
+    if event.kind is EventKind.SETTING:
+        _check_setting(event.body)
     if event.kind is EventKind.RATING:
         _check_reward(event.body.get("value"))
     if event.kind is EventKind.READ:
@@ -186,6 +186,18 @@ def _check_users(users: object, scope: str) -> None:
         raise InvalidSetting("A scope cannot agree with itself", value=users)
 
 
+def _check_setting(body: Mapping[str, Json]) -> None:
+    if not body or not all(
+        name in _SETTINGS and _can(_SETTINGS[name], body[name]) for name in body
+    ):
+        raise InvalidSetting(
+            f"Nothing that can be set of a task: {dict(body)!r}",
+            value=body,
+            hint="free: a bool; samples: 1 or more, or None; steps: a bool, or None;"
+            " experts: weights from 0 to 1, together at most 1",
+        )
+
+
 def promoters(event: Event) -> Sequence[str]:
     """Who agreed on what was promoted; nobody for other events."""
     return cast(Sequence[str], event.body["users"]) if event.kind is EventKind.PROMOTED else ()
@@ -230,6 +242,25 @@ def _instead(said: Any) -> bool:  # noqa: ANN401
 def _cited(said: Any) -> bool:  # noqa: ANN401
     return all(isinstance(passage, str) and -1 <= right <= 1 for passage, right in said.items())
 
+
+def _experts(said: Any) -> bool:  # noqa: ANN401
+    weights = [_number(weight) for weight in said.values()]
+    return all(said) and all(0 <= w <= 1 for w in weights) and sum(weights) <= 1 + 1e-9
+
+
+def _number(said: Any) -> float:  # noqa: ANN401
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        raise TypeError(said)
+    return said
+
+
+_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "free": lambda said: isinstance(said, bool),
+    "samples": lambda said: said is None or (type(said) is int and said >= 1),
+    "steps": lambda said: said is None or isinstance(said, bool),
+    "experts": _experts,
+}
+"""What can be set of a task, and how to tell that it can be used."""
 
 _WEIGHED: dict[str, Callable[[Any], bool]] = {
     "heard": _heard,

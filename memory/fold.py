@@ -17,7 +17,7 @@ from tta.memory.events import promoters
 from tta.memory.policy import CAP, Kept, normalised
 from tta.memory.trust import Trust
 from tta.protocols import Sighting, Sightings, Weigher
-from tta.types import Event, EventKind, Record, RecordKind
+from tta.types import Event, EventKind, Json, Record, RecordKind
 
 Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""
@@ -32,7 +32,7 @@ class UserState:
 
     `records` holds what is live, oldest first; `by` the same by (task, kind). `made` holds what
     each feedback not undone has made, replaced or not, so that undo can bring the replaced back.
-    `freed` holds by feedback which task is to be held to no form, or is again.
+    `settings` holds by feedback what was said of which task.
     `ledger` tells by task how cases and rejections came (+1) and went (-1). `ranks` numbers the
     feedback, in its order, whatever was forgotten between. `past` holds what is no longer recalled
     because there was more than the cap; it is still in the ledger: sums of it know more, and cost
@@ -60,7 +60,7 @@ class UserState:
     promoted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     documents: dict[str, tuple[str, str]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
-    freed: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    settings: dict[str, tuple[str, Mapping[str, Json]]] = field(default_factory=dict)
 
     @property
     def has_votes(self) -> bool:
@@ -170,8 +170,8 @@ def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> 
     user.made[event.id] = made
     if event.kind is EventKind.PROMOTED:
         user.promoted[event.id] = tuple(promoters(event))
-    if event.kind is EventKind.FREED:
-        user.freed[event.id] = (event.task, bool(event.body["free"]))
+    if event.kind is EventKind.SETTING:
+        user.settings[event.id] = (event.task, dict(event.body))
     removed, passed = _enter(user, made, cap)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     user.trust.cite(event.id, event.task, event.body.get("cited"))
@@ -202,7 +202,7 @@ def _undo(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> C
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
     user.undone.add(feedback)
-    user.freed.pop(feedback, None)
+    user.settings.pop(feedback, None)
     reason = "undone: as if this feedback had never been given"
     change = _retract(user, event.user, [feedback], cap, reason)
     user.trust.undo(feedback, weigher)
@@ -405,9 +405,9 @@ _MEANS = {
 
 
 def _reason(event: Event, made: tuple[Record, ...], removed: list[Record]) -> str:
-    if event.kind is EventKind.FREED:
-        held = "no longer held" if event.body["free"] else "held again"
-        return f"open answers of this task are {held} to the form of those accepted"
+    if event.kind is EventKind.SETTING:
+        said = ", ".join(f"{name} = {value!r}" for name, value in event.body.items())
+        return f"set for this task: {said}"
     if not made:
         return "a reward of 0 or an empty answer teaches nothing"
     reason = "; ".join(_MEANS[record.kind] for record in made)

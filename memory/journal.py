@@ -32,11 +32,11 @@ from tta.memory.database import EVENTS, MANIFEST
 from tta.memory.events import body_json, check, from_dict, promoters
 from tta.types import Event, EventKind, new_id
 
-FORMAT = 2
+FORMAT = 3
 """The manifest's format; a journal with a higher one was written by a newer tta.
 
-1 is read as it is: 2 has promotions (events that an older tta would not understand, and so must
-not open).
+Older ones are read as they are. What an older tta would not understand, and so must not open: 2
+has promotions, 3 has settings of tasks.
 """
 
 _PAGE = 1000

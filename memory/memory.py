@@ -45,7 +45,7 @@ _ALIKE = 0.999
 threads and devices do."""
 
 
-_OF_NO_ANSWER = (EventKind.RULE, EventKind.FREED, EventKind.READ)
+_OF_NO_ANSWER = (EventKind.RULE, EventKind.SETTING, EventKind.READ)
 
 
 class Memory(Reading):

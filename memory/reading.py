@@ -19,7 +19,7 @@ from tta.memory.journal import Journal
 from tta.memory.trust import Trust
 from tta.memory.view import Contradiction, Coverage, clean, contradictions, coverage
 from tta.protocols import Sightings, Weigher
-from tta.types import ANY_TASK, DEFAULT_USER, Event, Json, Record, RecordKind, Standing
+from tta.types import ANY_TASK, DEFAULT_USER, Event, Json, Record, RecordKind, Settings, Standing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,11 +91,14 @@ class Reading:
         with self._lock:
             return self._user(user).sightings
 
-    def is_free(self, *, user: str, task: str) -> bool:
-        """Whether the user wants the open answers of a task to be held to no form."""
+    def settings(self, *, user: str, task: str) -> Settings:
+        """What the user said of a task; of each thing the last word stands."""
         with self._lock:
-            said = [free for name, free in self._user(user).freed.values() if name == task]
-            return bool(said) and said[-1]
+            said: dict[str, Any] = {}
+            for name, body in self._user(user).settings.values():
+                if name == task:
+                    said |= body
+            return Settings(**said)
 
     def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
         """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
@@ -108,7 +111,11 @@ class Reading:
             known = self._user(user)
             standing = known.trust.standing(task, self._weigher)
             # Also what says nothing of the experts was feedback: an answer of nobody's, for one.
-            return replace(standing, experienced=standing.experienced or known.has_votes)
+            return replace(
+                standing,
+                experienced=standing.experienced or known.has_votes,
+                settings=self.settings(user=user, task=task),
+            )
 
     def trust(self, user: str) -> Trust:
         """All that is known of a user's experts, by task; not to be changed."""

@@ -53,6 +53,8 @@ class Trust:
     reliability: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     cited: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     sampled: dict[str, Tally] = field(default_factory=dict)
+    first: dict[str, tuple[float, float]] = field(default_factory=dict)
+    steps: dict[str, dict[bool, tuple[float, float]]] = field(default_factory=dict)
 
     def answered(self, task: str, body: Mapping[str, Json]) -> None:
         """Count an answer, how close it was, and what each model's opinion is on average."""
@@ -111,6 +113,8 @@ class Trust:
         self.tallies.clear()
         self.reliability.clear()
         self.sampled.clear()
+        self.first.clear()
+        self.steps.clear()
         for task, text in self.heard.values():
             self._weigh(task, json.loads(zlib.decompress(text)), weigher)
 
@@ -128,6 +132,8 @@ class Trust:
             biases=seen.biases,
             reliability=self.reliability.get(task, ()),
             sampled=self.sampled.get(task, Tally()),
+            first=self.first.get(task, (0.0, 0.0)),
+            steps=self.steps.get(task, {}),
         )
 
     def is_close(self, task: str, margin: float, share: float) -> bool:
@@ -145,6 +151,10 @@ class Trust:
         self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard, "right", "frozen")
         self.sampled[task] = _counted(self.sampled.get(task, Tally()), heard, "picked", "greedy")
         self.reliability[task] = _relied(self.reliability.get(task, _UNTRIED), heard)
+        self.first[task] = _right(self.first.get(task, (0.0, 0.0)), heard.get("greedy"))
+        if isinstance(thought := heard.get("thought"), bool):
+            arms = self.steps.setdefault(task, {})
+            arms[thought] = _right(arms.get(thought, (0.0, 0.0)), heard["right"])
         if not heard["likelihood"]:
             return
         parent = self.weights.get(ANY_TASK)
@@ -169,6 +179,13 @@ def _relied(
     count, right = known[place]
     moved = (count + 1, right + float(cast(float, heard["right"])))
     return (*known[:place], moved, *known[place + 1 :])
+
+
+def _right(known: tuple[float, float], right: Json) -> tuple[float, float]:
+    """(feedback, right) and one more, where it is known how right it was."""
+    if right is None:
+        return known
+    return known[0] + 1, known[1] + float(cast(float, right))
 
 
 def _counted(tally: Tally, heard: Mapping[str, Json], one: str, other: str) -> Tally:

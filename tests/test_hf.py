@@ -207,7 +207,7 @@ def test_the_plain_format_ends_at_the_next_user_turn(
             break
     assert row.finish is Finish.STOP
     assert len(row.ids) < len(ids)
-    assert model._free_text(row.ids) == "It is lost."
+    assert model._unmarked(row.ids) == "It is lost."
 
 
 # ----------------------------------------------------------------------------------- prompt

@@ -21,6 +21,7 @@ from memories import (
 
 from tta import errors
 from tta.memory import Memory
+from tta.memory.journal import FORMAT
 from tta.testing import HashEmbedder
 from tta.types import RecordKind
 
@@ -225,7 +226,7 @@ def test_a_memory_of_the_first_format_is_read_and_no_older_tta_opens_it_again(fo
         memory._journal.set("format", "1")
     with Memory.open(folder, embedder=EMBED) as memory:
         assert near(memory, "question number 1") == ["Ask."]
-        assert memory._journal.setting("format") == "2"
+        assert memory._journal.setting("format") == str(FORMAT)
 
 
 def test_another_model_is_told_of_and_what_was_taught_stays(

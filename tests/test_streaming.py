@@ -75,7 +75,7 @@ def read_back(tokenizer: PreTrainedTokenizerFast, text: str, mark: str = "") -> 
     """The pieces of a text whose ids come one by one."""
     model = load(build("llama"), tokenizer)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces = Pieces(model._decode, settled=model._settled, mark=mark)
+    pieces = Pieces(model._decode, settled=model._settled, marks=[mark])
     found = [pieces.more(ids[:i]) for i in range(1, len(ids) + 1)]
     found.append(pieces.rest(model._decode(ids)))
     assert "".join(found) == model._decode(ids)
@@ -120,12 +120,12 @@ def test_special_tokens_and_the_mark_of_the_plain_format_are_never_shown(
     assert "".join(read_back(chat_tokenizer, "a<|im_start|>b")) == "ab"
     model = load(build("llama"), tiny_tokenizer)
     ids = list(model.template.encode(" It is\nUsual.\nUser: thanks"))
-    pieces = Pieces(model._free_text, settled=model._settled, mark="\nUser:")
+    pieces = Pieces(model._unmarked, settled=model._settled, marks=["\nUser:"])
     shown = ""
     for i in range(1, len(ids)):
         shown += pieces.more(ids[:i])
         assert "It is\nUsual.".startswith(shown)
-    assert shown + pieces.rest(model._free_text(ids)) == "It is\nUsual."
+    assert shown + pieces.rest(model._unmarked(ids)) == "It is\nUsual."
 
 
 def test_long_answers_come_in_longer_pieces(chat_tokenizer: PreTrainedTokenizerFast) -> None:

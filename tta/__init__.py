@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tta.types import Regex as Regex
     from tta.types import Rule as Rule
     from tta.types import Steps as Steps
+    from tta.types import Text as Text
     from tta.types import UpTo as UpTo
 
 _HOME = {
@@ -62,6 +63,7 @@ _HOME = {
     "Steps": "tta.types",
     "Stream": "tta.stream",
     "TTAError": "tta.errors",
+    "Text": "tta.types",
     "UpTo": "tta.types",
     "bundled": "tta.micro",
     "wrap": "tta.adapted",

@@ -19,7 +19,6 @@ from tta.decoding import (
     Joined,
     Mixture,
     Output,
-    Prompts,
     Ticket,
     health,
     load,
@@ -31,13 +30,11 @@ from tta.protocols import Embedder
 from tta.request import VERIFY_SECONDS, Options, Prompt, check_reads, check_user, make_request
 from tta.response import Comparison, Explanation, Response
 from tta.retrieval import (
-    Packed,
     Reranker,
     SentenceEmbedder,
     default_embedder,
-    pack,
 )
-from tta.step import Asked, Parts, answered, context_of, held, infer, respond, with_testimony
+from tta.step import Asked, Parts, answered, asked, prompted, respond, with_testimony
 from tta.stream import Stream
 from tta.taskbook import TaskBook
 from tta.types import (
@@ -56,7 +53,6 @@ from tta.types import (
     Task,
     UpTo,
 )
-from tta.types import Prompt as Rendered
 
 if TYPE_CHECKING:
     from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
@@ -93,13 +89,16 @@ class Adapted:
         verify_seconds: float = VERIFY_SECONDS,
         same: Callable[[Any], object] | Meaning | None = None,
         n: int | UpTo | None = None,
+        think: bool | None = None,
         max_new_tokens: int | None = None,
         seed: int = 0,
     ) -> Response:
         """Answer, in the light of all that `user` has taught so far.
 
         `prompt` is a question or a list of messages. `output` is a `Literal`, an `Enum`, a list of
-        choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex` or `tta.Grammar`.
+        choices, a pydantic model, a dataclass, a JSON schema, `tta.Regex`, `tta.Grammar` or
+        `tta.Text`. `think`: whether the model writes steps before it answers (`reply.why.thought`),
+        up to 192 tokens more; None: as was said of the task (`chat.tasks.think`), else not.
 
         An open answer is drawn `n` times: the first greedily, the others sampled from `seed`;
         `tta.UpTo(40)` ends that once the votes agree; None draws once, and more (up to 16) where
@@ -128,6 +127,7 @@ class Adapted:
             verify_seconds=verify_seconds,
             same=same,
             n=n,
+            think=think,
             max_new_tokens=max_new_tokens,
             seed=seed,
         )
@@ -273,19 +273,19 @@ class Adapted:
         request = make_request(prompt, user=self.user, output=output, max_new_tokens=max_new_tokens)
         wanted = Output.of(output)
         with self._parts.lock:
-            packed, rendered = self._compose(request, wanted, Recall())
-            asked = Asked(
+            context, prompts = prompted(self._parts, request, wanted, Recall())
+            known = Asked(
                 request=request,
                 wanted=wanted,
                 task=Task(name="frozen"),
                 recall=Recall(),
-                context=context_of(packed, rendered),
-                prompts=self._prompts(request, wanted, packed, rendered),
+                context=context,
+                prompts=prompts,
                 standing=Standing(),
                 forgotten=0,
             )
-            decision = self._parts.decider.frozen(request, wanted, rendered)
-            return respond(asked, decision, started, self)
+            decision = self._parts.decider.frozen(request, wanted, prompts.recalled)
+            return respond(known, decision, started, self)
 
     def compare(self, prompt: Prompt, **options: Any) -> Comparison:  # noqa: ANN401 (of __call__)
         """The untouched model's answer beside the adapted one; `options` as for a call."""
@@ -310,9 +310,9 @@ class Adapted:
             output=output,
         )
         with self._parts.lock:
-            found, _, recall, packed, rendered = self._prepare(request, Output.of(output))
+            known = asked(self._parts, request, Output.of(output))
         return Explanation(
-            request=request, task=found, recall=recall, context=context_of(packed, rendered)
+            request=request, task=known.task, recall=known.recall, context=known.context
         )
 
     @property
@@ -358,12 +358,12 @@ class Adapted:
         ticket: Ticket | None = None,
     ) -> Response:
         with self._parts.lock:
-            asked = self._asked(request, wanted)
-            decision = self._decider(ticket).decide(*asked.told)
-            response = respond(asked, decision, started, self)
+            known = asked(self._parts, request, wanted)
+            decision = self._decider(ticket).decide(*known.told)
+            response = respond(known, decision, started, self)
             if ticket is not None:
                 ticket.check()
-            self._record(asked, response, decision)
+            self._record(known, response, decision)
         return response
 
     def _decider(self, ticket: Ticket | None) -> Decider:
@@ -377,30 +377,17 @@ class Adapted:
         """The step again; the lock is let go of whenever others may run."""
         started = perf_counter()
         with self._parts.lock:
-            asked = self._asked(request, wanted)
-            decision = self._parts.decider.settled(*asked.told)
+            known = asked(self._parts, request, wanted)
+            decision = self._parts.decider.settled(*known.told)
         shown = decision is None
         if decision is None:
-            decision = yield from self._parts.decider.stream(*asked.told)
-        response = respond(asked, decision, started, self)
+            decision = yield from self._parts.decider.stream(*known.told)
+        response = respond(known, decision, started, self)
         if not shown and response.text:
             yield response.text
         with self._parts.lock:
-            self._record(asked, response, decision)
+            self._record(known, response, decision)
         return response
-
-    def _asked(self, request: Request, wanted: Output | None) -> Asked:
-        found, wanted, recall, packed, rendered = self._prepare(request, wanted)
-        return Asked(
-            request=request,
-            wanted=wanted,
-            task=found,
-            recall=recall,
-            context=context_of(packed, rendered),
-            prompts=self._prompts(request, wanted, packed, rendered),
-            standing=self._parts.memory.standing(user=request.user, task=found.name),
-            forgotten=self._parts.forgotten[request.user],
-        )
 
     def _record(self, asked: Asked, response: Response, decision: Decision) -> None:
         model, user = self._parts.model, asked.request.user
@@ -410,39 +397,6 @@ class Adapted:
                 model.forget(user)
             return
         self._parts.memory.record(answered(response, decision, model))
-
-    def _prepare(
-        self, request: Request, wanted: Output | None
-    ) -> tuple[Task, Output | None, Recall, Packed, Rendered]:
-        self._parts.memory.sync()
-        task = infer(self._parts, request, wanted)
-        wanted = wanted or held(self._parts, request, task)
-        recall = self._parts.recaller.recall(request, task)
-        return task, wanted, recall, *self._compose(request, wanted, recall)
-
-    def _compose(
-        self, request: Request, wanted: Output | None, recall: Recall
-    ) -> tuple[Packed, Rendered]:
-        model = self._parts.model
-        packed = pack(
-            request,
-            recall,
-            budget=self._parts.budget,
-            context=model.context_length if model is not None else None,
-            count=model.count if model is not None else str.__len__,
-            answers=wanted.choices if wanted is not None else None,
-        )
-        # Without a model nothing is shown to one.
-        return packed, model.render(packed.messages) if model else Rendered(text="", ids=())
-
-    def _prompts(
-        self, request: Request, wanted: Output | None, packed: Packed, rendered: Rendered
-    ) -> Prompts:
-        return Prompts(
-            recalled=rendered,
-            frozen=lambda: self._compose(request, wanted, Recall())[1],
-            differ=bool(packed.shown),
-        )
 
 
 def wrap(

@@ -22,7 +22,9 @@ from tta.types import (
     Record,
     RecordKind,
     Request,
+    Settings,
     Steps,
+    Thinking,
     Weights,
 )
 
@@ -79,6 +81,9 @@ class Model(Protocol):
 
     def render(self, messages: Sequence[Message]) -> Prompt:
         """The prompt that asks for the next assistant turn."""
+
+    def continued(self, prompt: Prompt, text: str) -> Prompt:
+        """The prompt with `text` behind it, as if the model had said that."""
 
     def draw(
         self,
@@ -213,6 +218,11 @@ class Profile:
     next right one is none of these. `form` says what the newest ones have in common ("answers": all
     are of a closed set), and `proposed` is the `output` that an open request of the task is
     answered with for that reason, unless `free`: then the user wants none.
+
+    `prior`: (a, b) of the Beta distribution of how often the first sample is right, and `samples`
+    how many of a typed answer are drawn at most where a call does not say. `steps`: whether the
+    model thinks step by step here, with what that was worth. `experts`: whom feedback has made
+    trusted, by weight, or the user's word. `settings` are all that the user said.
     """
 
     task: str
@@ -221,7 +231,16 @@ class Profile:
     elsewhere: float = 1.0
     form: str = ""
     proposed: object = None
-    free: bool = False
+    prior: tuple[float, float] = (1.0, 1.0)
+    samples: int = 1
+    steps: Thinking = field(default_factory=Thinking)
+    experts: Mapping[str, float] = field(default_factory=dict, hash=False)
+    settings: Settings = field(default_factory=Settings, hash=False)
+
+    @property
+    def free(self) -> bool:
+        """Whether the user wants open answers to be held to no form."""
+        return self.settings.free
 
 
 class Accepted(Protocol):

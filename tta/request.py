@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     verify_seconds: float
     same: Callable[[Any], object] | Meaning | None
     n: int | UpTo | None
+    think: bool | None
     max_new_tokens: int | None
     seed: int
 
@@ -47,6 +48,7 @@ def make_request(
     verify_seconds: float = VERIFY_SECONDS,
     same: Callable[[Any], object] | Meaning | None = None,
     n: int | UpTo | None = None,
+    think: bool | None = None,
     max_new_tokens: int | None = None,
     seed: int = 0,
 ) -> Request:
@@ -56,6 +58,8 @@ def make_request(
     if max_new_tokens is not None:
         _check_count("max_new_tokens", max_new_tokens)
     _check_samples(n)
+    if think is not None and not isinstance(think, bool):
+        raise InvalidSetting(f"think must be a bool or None, was {think!r}", value=think)
     if isinstance(same, Meaning) and not 0 < same.least <= 1:
         raise InvalidSetting(
             f"least must be a cosine above 0, was {same.least!r}", value=same.least
@@ -79,6 +83,7 @@ def make_request(
         verify_seconds=verify_seconds,
         same=same,
         n=n,
+        think=think,
         max_new_tokens=max_new_tokens,
         seed=_check_seed(seed),
     )

@@ -55,13 +55,52 @@ class Bias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user said of a task, against what was learned.
+
+    `free`: open answers are held to no form. `samples`: so many at most where a call does not say
+    (None: as learned). `steps`: whether the model thinks step by step before it answers (None:
+    where that has paid off; it is tried). `experts`: weights (0 to 1, together at most 1) that
+    hold whatever feedback says; the others share the rest.
+    """
+
+    free: bool = False
+    samples: int | None = None
+    steps: bool | None = False
+    experts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking:
+    """Whether thinking step by step pays off in a task.
+
+    `wanted`: what the user said (see `Settings.steps`). `over` and `at_once`: (feedback, right) of
+    the answers that were thought over, and of the others while that was tried; `better` the
+    probability that the former are right more often, and `paid` whether that is as good as sure.
+    """
+
+    wanted: bool | None = False
+    over: tuple[float, float] = (0.0, 0.0)
+    at_once: tuple[float, float] = (0.0, 0.0)
+    better: float = 0.5
+    paid: bool | None = None
+
+    def __str__(self) -> str:
+        verdict = {True: "pays off", False: "does not pay off", None: "unknown"}[self.paid]
+        over, at_once = (f"{right:.0f} of {told:.0f}" for told, right in (self.over, self.at_once))
+        return f"{verdict}: right {over} with steps, {at_once} without"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """What is known of the experts before a request is answered: their weights in its task,
     whether there was any feedback of this user (`experienced`), how many requests of the task were
     answered, the models' biases towards answers, by expert, and how often open answers were right:
     (feedback, right) for each fifth of the confidence that the experts had in them. `sampled`
     counts answers that more than one sample was drawn for: how often the best of the samples was
-    right (`adapted`), and the first, greedy one (`frozen`)."""
+    right (`adapted`), and the first, greedy one (`frozen`); `first` (feedback, right) counts the
+    first one wherever it was drawn; `steps` how often answers were right that were thought over
+    step by step, and the others while that was tried. `settings` is what the user said."""
 
     weights: Weights = field(default_factory=Weights)
     experienced: bool = False
@@ -69,6 +108,9 @@ class Standing:
     biases: Mapping[str, Bias] = field(default_factory=dict)
     reliability: tuple[tuple[float, float], ...] = ()
     sampled: Tally = field(default_factory=Tally)
+    first: tuple[float, float] = (0.0, 0.0)
+    steps: Mapping[bool, tuple[float, float]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,22 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from tta.aside import Aside
-from tta.decoding import Batch, Decider, Decision, HFModel, Lock, Output, Prompts, testify
+from tta.decoding import (
+    Batch,
+    Decider,
+    Decision,
+    HFModel,
+    Lock,
+    Output,
+    Prompts,
+    invited,
+    testify,
+    thinks,
+)
 from tta.memory import Memory
 from tta.protocols import Embedder, Learner, Model
 from tta.response import Response
-from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker
+from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker, pack
 from tta.taskbook import TaskBook
 from tta.tasks import Profiles, TaskInferer
 from tta.types import (
@@ -157,6 +168,7 @@ def respond(asked: Asked, decision: Decision, started: float, learner: Learner) 
             muted=decision.muted,
             samples=decision.samples,
             posterior=decision.posterior,
+            thought=decision.thought,
         ),
         learner=learner,
     )
@@ -166,7 +178,11 @@ def form_of(wanted: Output | None) -> tuple[str, int]:
     """What names the answers asked for, and how many there are if they are a closed set."""
     if wanted is None:
         return "", 0
-    texts = [wanted.grammar] if wanted.choices is None else sorted(set(wanted.choices))
+    texts = (
+        [wanted.grammar or repr(wanted.text)]
+        if wanted.choices is None
+        else sorted(set(wanted.choices))
+    )
     digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
     return digest, len(texts) if wanted.choices is not None else 0
 
@@ -183,6 +199,61 @@ def held(parts: Parts, request: Request, task: Task) -> Output | None:
     if request.output is not None or judged:
         return None
     return Output.of(TaskBook(parts.memory, parts.profiles, request.user).held(task.name))
+
+
+def asked(parts: Parts, request: Request, wanted: Output | None) -> Asked:
+    """All that is known of a request before it is decided; no model is run."""
+    parts.memory.sync()
+    task = infer(parts, request, wanted)
+    wanted = wanted or held(parts, request, task)
+    recall = parts.recaller.recall(request, task)
+    standing = parts.memory.standing(user=request.user, task=task.name)
+    thinking = thinks(request, standing) if parts.model is not None else None
+    context, prompts = prompted(parts, request, wanted, recall, thinking)
+    return Asked(
+        request=request,
+        wanted=wanted,
+        task=task,
+        recall=recall,
+        context=context,
+        prompts=prompts,
+        standing=standing,
+        forgotten=parts.forgotten[request.user],
+    )
+
+
+def prompted(
+    parts: Parts,
+    request: Request,
+    wanted: Output | None,
+    recall: Recall,
+    thinking: bool | None = None,
+) -> tuple[Context, Prompts]:
+    """What the model is shown, with what was recalled and without."""
+    told = replace(request, messages=invited(request.messages)) if thinking else request
+    packed, rendered = _compose(parts, told, wanted, recall)
+    return context_of(packed, rendered), Prompts(
+        recalled=rendered,
+        frozen=lambda: _compose(parts, request, wanted, Recall())[1],
+        differ=bool(packed.shown) or bool(thinking),
+        thinks=thinking,
+    )
+
+
+def _compose(
+    parts: Parts, request: Request, wanted: Output | None, recall: Recall
+) -> tuple[Packed, Prompt]:
+    model = parts.model
+    packed = pack(
+        request,
+        recall,
+        budget=parts.budget,
+        context=model.context_length if model is not None else None,
+        count=model.count if model is not None else str.__len__,
+        answers=wanted.choices if wanted is not None else None,
+    )
+    # Without a model nothing is shown to one.
+    return packed, model.render(packed.messages) if model else Prompt(text="", ids=())
 
 
 def context_of(packed: Packed, rendered: Prompt) -> Context:

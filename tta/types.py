@@ -15,12 +15,18 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
+from tta.outputs import Choices as Choices
+from tta.outputs import Grammar as Grammar
+from tta.outputs import Regex as Regex
+from tta.outputs import Text as Text
 from tta.sources import Reading as Reading
 from tta.sources import Source as Source
 from tta.standing import Bias as Bias
 from tta.standing import Health as Health
+from tta.standing import Settings as Settings
 from tta.standing import Standing as Standing
 from tta.standing import Tally as Tally
+from tta.standing import Thinking as Thinking
 from tta.standing import Weights as Weights
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
@@ -50,29 +56,6 @@ class Message:
 
     role: str
     content: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """`output=tta.Choices(answers=[...])`: one of a closed set, each with what it means if that
-    helps: `descriptions` maps an answer to a few words that are read instead of its name."""
-
-    answers: tuple[str, ...]
-    descriptions: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Regex:
-    """`output=tta.Regex(r"[A-Z]{3}-\\d+")`: the answer matches the whole pattern."""
-
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """`output=tta.Grammar(lark)`: the answer is a sentence of a Lark grammar."""
-
-    lark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +106,8 @@ class Request:
     `output` is whatever the caller passed; only `decoding` knows what it means. `verify` says of an
     answer's value how good it is (True and False, or 0 to 1), `verify_step` of each of its steps,
     within `verify_seconds`. `same`: two answers are one if it gives the same for their values. `n`:
-    so many samples; None: as many as pay, one as a rule.
+    so many samples; None: as many as pay, one as a rule. `think`: whether the model is to think
+    step by step first; None: as was said of the task, else not.
     """
 
     messages: tuple[Message, ...]
@@ -136,6 +120,7 @@ class Request:
     verify_seconds: float = 30.0
     same: Callable[[Any], object] | Meaning | None = None
     n: int | UpTo | None = None
+    think: bool | None = None
     max_new_tokens: int | None = None
     seed: int = 0
     id: str = field(default_factory=new_id)
@@ -340,7 +325,8 @@ class Why:
     `stopped` says why no more was drawn. `samples` has the answer that each sample gave, in the
     order in which they were drawn (None: cut off, which is no vote), `posterior` after each of
     them the probability that the answer ahead by then is the one that most samples would give;
-    both are empty for what was not drawn."""
+    both are empty for what was not drawn. `thought` are the steps that the model wrote before it
+    answered."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     spoke_for: tuple[Recalled, ...] = ()
@@ -350,6 +336,7 @@ class Why:
     muted: float = 0.0
     samples: tuple[str | None, ...] = ()
     posterior: tuple[float, ...] = ()
+    thought: str = ""
 
 
 # --------------------------------------------------------------------------------- feedback
@@ -444,7 +431,8 @@ class EventKind(StrEnum):
     RULE = "rule"
     READ = "read"
     PROMOTED = "promoted"
-    FREED = "freed"
+    SETTING = "freed"
+    """Called in the journal what the first of them did."""
     UNDONE = "undone"
     FORGOTTEN = "forgotten"
 
@@ -466,7 +454,7 @@ class Event:
     RULE        text
     READ        document, digest, passages (texts; none and no digest: the document is gone)
     PROMOTED    request, text, users (who agree on it; the event is of the scope that learns it)
-    FREED       free (whether open answers of the task are held to nothing that was learned)
+    SETTING     one or more of `Settings`: free, samples, steps, experts
     UNDONE      feedback
     FORGOTTEN   events (how many were erased)
 
