@@ -426,11 +426,15 @@ def test_answers_of_an_older_format_are_sighted_without_a_form() -> None:
 
 
 def freed(id: str, *, free: bool = True) -> Event:
-    return Event(kind=EventKind.FREED, user="ada", task="t", id=id, body={"free": free})
+    return Event(kind=EventKind.SETTING, user="ada", task="t", id=id, body={"free": free})
 
 
 def test_the_newest_word_on_a_task_stands_until_it_is_undone() -> None:
     events = [freed("f1"), freed("f2", free=False)]
-    assert list(fold(events).users["ada"].freed.values()) == [("t", True), ("t", False)]
-    assert list(fold([*events, undone("f2")]).users["ada"].freed.values()) == [("t", True)]
-    assert fold([*events, undone("f1"), undone("f2")]).users["ada"].freed == {}
+
+    def said(*more: Event) -> list[tuple[str, object]]:
+        return list(fold([*events, *more]).users["ada"].settings.values())
+
+    assert said() == [("t", {"free": True}), ("t", {"free": False})]
+    assert said(undone("f2")) == [("t", {"free": True})]
+    assert said(undone("f1"), undone("f2")) == []

@@ -1,13 +1,15 @@
 """What a task's accepted answers say of the next one, and what the step makes of it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import tta
+from tta.tasks.forms import CHANGES, form_of
 from tta.tasks.profile import CLOSED_FROM, CONSISTENT, profile
 from tta.testing import HashEmbedder
-from tta.types import Choices, Regex
+from tta.types import Choices, Regex, Text
 
 
 def newest(*answers: str) -> tuple[str, object]:
@@ -25,6 +27,8 @@ def newest(*answers: str) -> tuple[str, object]:
         (("1.50", "22.00", "3.10", "4.99"), "two decimals"),
         (("1", "2.5", "3", "4.125"), "number"),
         (("YES", "NO WAY", "NOT YET", "SURE!"), "capitals"),
+        (("ÉCOLE", "ЖУК 3", "GRÜN!", "OK"), "capitals"),
+        (("ada", "bob", "straße", "zoë"), ""),
         (("a cat", "the dog", "1", "2024-05-01"), ""),
     ],
 )
@@ -74,6 +78,70 @@ def test_answers_that_recur_are_a_closed_set_until_a_new_one_comes() -> None:
 def test_few_answers_are_no_closed_set() -> None:
     few = CLOSED_FROM - 1
     assert profile("t", {"yes": few - 5, "no": 5}, ("yes", "no", "yes", "no")).proposed is None
+
+
+# ------------------------------------------------------------------- what the user changes
+
+
+TOWNS = ("porto", "zürich", "new york", "łódź")
+LOWERED = [(town.title(), town) for town in TOWNS]
+CUT = [(f"{town.title()}, by the sea", town.title()) for town in TOWNS]
+
+
+def test_lower_case_is_a_form_where_the_user_takes_capitals_away() -> None:
+    assert form_of(TOWNS, LOWERED[: CHANGES - 1]) == ("", None)
+    form, proposed = form_of(TOWNS, LOWERED[:CHANGES])
+    assert (form, proposed) == ("lower case", Text(case="lower"))
+    assert form_of((*TOWNS[1:], "Paris"), LOWERED) == ("", None)
+
+
+def test_other_words_in_the_place_of_capitals_say_nothing_of_case() -> None:
+    assert form_of(TOWNS, [("I do not know.", town) for town in TOWNS]) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("rest", "form", "end"),
+    [
+        ("\nIt lies by the sea.", "one line", Text(end="\n")),
+        (", by the sea", "up to ', '", Text(end=", ")),
+        (". It lies by the sea.", "up to '. '", Text(end=". ")),
+        (" (by the sea)", "up to ' ('", Text(end=" (")),
+        (" by the sea", "", None),
+        ("s", "", None),
+    ],
+)
+def test_an_answer_ends_where_the_user_cuts_it_off_but_never_within_words(
+    rest: str, form: str, end: Text | None
+) -> None:
+    answers = [town.title() for town in TOWNS]
+    assert form_of(answers, [(f"{a}{rest}", a) for a in answers]) == (form, end)
+
+
+def test_a_sentence_is_kept_with_its_full_stop() -> None:
+    answers = [f"It is {town}." for town in TOWNS]
+    _, end = form_of(answers, [(f"{a} By the sea.", a) for a in answers])
+    assert end == Text(end=". ", kept=1)
+    assert isinstance(end, Text)
+    assert end.of("It is Porto. By the sea.") == "It is Porto."
+
+
+def test_an_answer_that_goes_on_there_ends_the_form() -> None:
+    answers = [town.title() for town in TOWNS]
+    assert form_of([*answers[1:], "Paris, France"], CUT) == ("", None)
+
+
+def test_case_and_end_are_held_to_together() -> None:
+    changed = [(f"{town.title()}, by the sea", town) for town in TOWNS]
+    lower = [(said.split(",")[0], told) for said, told in changed]
+    cut = [(f"{told}, by the sea", told) for _, told in changed]
+    form, proposed = form_of(TOWNS, [*lower, *cut])
+    assert (form, proposed) == ("lower case, up to ', '", Text(end=", ", case="lower"))
+
+
+def test_a_text_is_written_letter_by_letter_and_does_not_begin_with_its_end() -> None:
+    assert Text(case="lower").of("ΟΔΟΣ ÉCOLE 3") == "οδοσ école 3"
+    assert Text(case="upper").of("straße") == "STRASSE"
+    assert Text(end="\n").of("\n\nPorto\nby the sea") == "\n\nPorto"
 
 
 # ----------------------------------------------------------------------------- in a step
@@ -176,3 +244,59 @@ def test_a_proposed_form_is_one_a_step_can_decode_into() -> None:
         assert output is not None
         assert all(output.accepts(answer) for answer in answers)
     assert isinstance(newest("1", "2", "3", "4")[1], Regex)
+
+
+def test_what_was_corrected_is_read_from_the_ledger_and_undone_with_it(chat: tta.Adapted) -> None:
+    learned = []
+    for number, (said, told) in enumerate(LOWERED):
+        reply = chat(f"Where is desk {number}?", task="town", output=[said])
+        learned.append(reply.correct(told))
+    assert chat.tasks["town"].form == "lower case"
+    chat.undo(learned[0])
+    chat.undo(learned[1])
+    assert chat.tasks["town"].form == ""
+
+
+@pytest.fixture
+def talking(model: tuple[Any, Any]) -> Iterator[tta.Adapted]:
+    with tta.wrap(*model, embedder=HashEmbedder(), budget=0) as chat:
+        yield chat
+
+
+PEOPLE = {"Ada": "Porto", "Bob": "Lima", "Eve": "Leeds", "Tom": "Seoul", "Ida": "London"}
+
+
+def town_of(chat: tta.Adapted, name: str, more: str = "", **options: Any) -> tta.Response:
+    fact = tta.Message(role="system", content=f"Facts:\n- {name}'s town is {PEOPLE[name]}{more}.")
+    question = tta.Message(role="user", content=f"What is {name}'s town?")
+    return chat([fact, question], task="town", max_new_tokens=24, **options)
+
+
+def test_the_model_is_held_to_lower_case_and_no_word_is_bent(talking: tta.Adapted) -> None:
+    *taught, last = PEOPLE
+    for name in taught:
+        reply = town_of(talking, name)
+        assert reply.text == PEOPLE[name]
+        reply.correct(reply.text.lower())
+    assert talking.tasks["town"].form == "lower case"
+    assert town_of(talking, last).text == PEOPLE[last].lower()
+    freed = talking.tasks.hold("town", False)
+    assert town_of(talking, last).text == PEOPLE[last]
+    talking.undo(freed)
+    town_of(talking, last, output=str).correct("St. Ives")
+    assert talking.tasks["town"].form == ""
+
+
+REPEAT = "Repeat: where is the lake and who was at the door"
+
+
+def test_an_answer_ends_at_a_text_that_was_named(talking: tta.Adapted) -> None:
+    whole = talking(REPEAT)
+    cut = talking(REPEAT, output=tta.Text(end=" and "))
+    assert cut.text == cut.value == whole.text.split(" and ")[0] != whole.text
+    assert cut.cost.drawn < whole.cost.drawn
+    assert "".join(talking.stream(REPEAT, output=tta.Text(end=" and "))) == cut.text
+    shouted = talking(REPEAT, output=tta.Text(end=" and ", kept=4, case="upper"))
+    assert shouted.text == f"{cut.text.upper()} AND"
+    with pytest.raises(tta.errors.InvalidOutput):
+        talking(REPEAT, output=tta.Text(end="x", kept=1))

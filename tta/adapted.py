@@ -1,7 +1,8 @@
 """Wrap a frozen model so that it learns from feedback at every step.
 
-With `tta.step`, its values, the only module that knows all parts. One step is `Adapted._step`, top
-to bottom; the way back is `Adapted.learn`. Everything else here is a view on those two.
+With `tta.step`, its values, the only module that knows all parts (`tta.taskbook` reads what one of
+them says of tasks). One step is `Adapted._step`, top to bottom; the way back is `Adapted.learn`.
+Everything else here is a view on those two.
 """
 
 from __future__ import annotations

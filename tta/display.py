@@ -6,13 +6,14 @@ written as an entity because notebooks would typeset what stands between two of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 from tta.types import Candidate, Recalled
 
 if TYPE_CHECKING:
+    from tta.protocols import Profile
     from tta.response import Comparison, Response
 
 _PRE = '<pre style="white-space:pre-wrap;margin:0 0 .5em 0">{}</pre>'
@@ -46,12 +47,33 @@ def comparison_html(comparison: Comparison) -> str:
     return f"<table><tr>{cells}</tr></table>"
 
 
+def tasks_html(tasks: Mapping[str, Profile]) -> str:
+    """What is known of each task, a line each."""
+    head = ["task", "accepted", "different", "none of these", "held to", "first sample right"]
+    rows = [
+        (
+            profile.task,
+            str(profile.cases),
+            str(len(profile.answers)),
+            f"{profile.elsewhere:.0%}",
+            "free" if profile.free else profile.form or "open",
+            f"{profile.prior[0] - 1:.0f} of {sum(profile.prior) - 2:.0f}",
+            str(profile.samples),
+            str(profile.steps),
+            ", ".join(f"{name} {weight:.2f}" for name, weight in [*profile.experts.items()][:3]),
+        )
+        for profile in tasks.values()
+    ]
+    return _table([*head, "samples at most", "step by step", "trusted"], rows)
+
+
 def _why(response: Response) -> str:
     cost = response.cost
     rows = [
         ("task", f"{response.task.name} ({response.task.posterior:.0%} sure)"),
         ("confidence", f"{response.confidence:.2f}"),
         ("stopped", response.why.stopped),
+        *((("step by step", response.why.thought),) if response.why.thought else ()),
         *((f"weight of {name}", f"{weight:.2f}") for name, weight in response.why.weights.items()),
         ("spoke for", _names(response.why.spoke_for)),
         ("spoke against", _names(response.why.spoke_against)),

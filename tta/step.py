@@ -178,11 +178,8 @@ def form_of(wanted: Output | None) -> tuple[str, int]:
     """What names the answers asked for, and how many there are if they are a closed set."""
     if wanted is None:
         return "", 0
-    texts = (
-        [wanted.grammar or repr(wanted.text)]
-        if wanted.choices is None
-        else sorted(set(wanted.choices))
-    )
+    form = wanted.grammar or repr(wanted.text)
+    texts = [form] if wanted.choices is None else sorted(set(wanted.choices))
     digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
     return digest, len(texts) if wanted.choices is not None else 0
 

@@ -111,6 +111,11 @@ class TaskBook(Mapping[str, Profile]):
             Event(kind=EventKind.SETTING, user=self._user, task=task, body=body)
         )
 
+    def _repr_html_(self) -> str:
+        from tta.display import tasks_html
+
+        return tasks_html(self)
+
     def __repr__(self) -> str:
         return "\n".join(map(_line, self.values())) or "<no tasks yet>"
 
@@ -121,8 +126,15 @@ def _line(profile: Profile) -> str:
     said = [
         f"{profile.task}: {profile.cases} accepted, {len(profile.answers)} different,"
         f" none of these {100 * profile.elsewhere:.0f} %, {held}",
-        f"{profile.samples} samples" if profile.samples != 1 else "1 sample",
+        *([_budget(profile)] if profile.prior != (1, 1) or profile.settings.samples else []),
         *([f"{trusted[0]} {trusted[1]:.2f}"] if trusted else []),
         *([f"steps: {profile.steps}"] if profile.steps.wanted is not False else []),
     ]
     return "; ".join(said)
+
+
+def _budget(profile: Profile) -> str:
+    right, wrong = profile.prior
+    plural = "s" if profile.samples > 1 else ""
+    first = f"the first is right with probability {right / (right + wrong):.2f}"
+    return f"{profile.samples} sample{plural} ({first})"
