@@ -118,7 +118,8 @@ def test_an_expert_that_is_left_out_or_pinned_has_just_that_weight(desk: tta.Ada
     leader = max(before, key=lambda name: before[name])
     learned = desk.tasks.trust("team", {leader: 0, "frozen": 0.25})
     reply = ask(desk, text)
-    assert (reply.why.weights[leader], reply.why.weights["frozen"]) == (0, pytest.approx(0.25))
+    assert reply.why.weights[leader] == 0
+    assert reply.why.weights["frozen"] == pytest.approx(0.25)
     assert adds_up(reply)
     assert desk.tasks["team"].experts["frozen"] == 0.25
     others = [name for name in before if name not in (leader, "frozen")]
@@ -315,7 +316,7 @@ def test_a_prompt_that_goes_on_is_read_as_one_text(chat: tta.Adapted, tiny: tta.
         prompt = model.render([tta.Message(role="user", content="12+5=")])
         longer = model.continued(prompt, "First 12.\nAnswer:\n")
         assert longer.text == prompt.text + "First 12.\nAnswer:\n"
-        assert model.tokenizer.decode(longer.ids) == longer.text
+        assert model.tokenizer.decode(list(longer.ids)) == longer.text
 
 
 def test_without_a_model_there_is_nothing_to_think_with(names_only: tta.Adapted) -> None:
