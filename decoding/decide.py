@@ -121,7 +121,8 @@ class Decider:
         if not prompts.thinks or self._model is None:
             return prompts, "", Cost()
         longer, text, cost = thought(self._model, request, prompts.recalled)
-        return replace(prompts, recalled=longer), text, cost
+        # Without room for steps nothing was tried.
+        return replace(prompts, recalled=longer, thinks=True if cost.drawn else None), text, cost
 
     def settled(
         self,

@@ -401,10 +401,8 @@ class HFModel:
         last = self._decode(ids[-max(_STOP_WINDOW, *map(len, marks)) :])
         if self.template.plain and PLAIN_STOP in last:
             return True
-        if asked is None or asked.end not in last:
-            return False
-        text = self._unmarked(ids)
-        return len(asked.of(text)) < len(text)
+        # The whole is read only where it matters: it must not begin with its end.
+        return asked is not None and asked.end in last and asked.is_over(self._unmarked(ids))
 
     def _settled(self, token: int) -> bool:
         """Not of a byte that is read together with those beside it (byte fallback)."""

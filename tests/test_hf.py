@@ -1,5 +1,6 @@
 import hashlib
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import (
 )
 
 from tta.decoding import HFModel, engine, load, sample
+from tta.decoding.template import PLAIN_STOP
 from tta.errors import (
     InvalidSetting,
     InvalidText,
@@ -197,7 +199,9 @@ def test_the_plain_format_ends_at_the_next_user_turn(
     model = load(tiny_llama, tiny_tokenizer)
     ids = list(model.template.encode(" It is lost.\nUser: thanks"))
     row = engine.Row(uniforms=None)
-    rules = engine.Rules(ends=model.end_ids, limit=100, stops=model._stops)
+    rules = engine.Rules(
+        ends=model.end_ids, limit=100, stops=partial(model._stops, [PLAIN_STOP], None)
+    )
     for token in ids:
         logits = torch.full((1, 384), -20.0)
         logits[0, token] = 0.0

@@ -47,9 +47,16 @@ class Text:
     kept: int = 0
     case: Literal["", "lower", "upper"] = ""
 
+    def is_over(self, drawn: str) -> bool:
+        """Whether a text that was drawn so far has come to its end."""
+        return self._found(drawn) >= 0
+
+    def _found(self, drawn: str) -> int:
+        return drawn.find(self.end, len(drawn) - len(drawn.lstrip())) if self.end else -1
+
     def of(self, drawn: str) -> str:
         """What the answer is of a text that was drawn. It does not begin with its end."""
-        found = drawn.find(self.end, len(drawn) - len(drawn.lstrip())) if self.end else -1
+        found = self._found(drawn)
         kept = drawn if found < 0 else drawn[: found + self.kept]
         # Letter by letter: what was read stays as it is, whatever comes behind it.
         return "".join(getattr(letter, self.case)() for letter in kept) if self.case else kept
