@@ -32,11 +32,11 @@ from tta.memory.database import EVENTS, MANIFEST
 from tta.memory.events import body_json, check, from_dict, promoters
 from tta.types import Event, EventKind, new_id
 
-FORMAT = 2
+FORMAT = 3
 """The manifest's format; a journal with a higher one was written by a newer tta.
 
-1 is read as it is: 2 has promotions (events that an older tta would not understand, and so must
-not open).
+1 and 2 are read as they are: 2 has promotions, 3 merges and splits of tasks (events that an older
+tta would not understand, and so must not open).
 """
 
 _PAGE = 1000

@@ -21,6 +21,7 @@ from memories import (
 
 from tta import errors
 from tta.memory import Memory
+from tta.memory.journal import FORMAT
 from tta.testing import HashEmbedder
 from tta.types import RecordKind
 
@@ -219,13 +220,16 @@ def test_an_embedder_that_changed_under_its_name_embeds_all_again_and_says_so(
     assert caplog.text == ""
 
 
-def test_a_memory_of_the_first_format_is_read_and_no_older_tta_opens_it_again(folder: Path) -> None:
+@pytest.mark.parametrize("older", ["1", "2"])
+def test_a_memory_of_an_older_format_is_read_and_no_older_tta_opens_it_again(
+    folder: Path, older: str
+) -> None:
     with Memory.open(folder, embedder=EMBED) as memory:
         teach(memory)
-        memory._journal.set("format", "1")
+        memory._journal.set("format", older)
     with Memory.open(folder, embedder=EMBED) as memory:
         assert near(memory, "question number 1") == ["Ask."]
-        assert memory._journal.setting("format") == "2"
+        assert memory._journal.setting("format") == str(FORMAT)
 
 
 def test_another_model_is_told_of_and_what_was_taught_stays(

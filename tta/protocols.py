@@ -188,14 +188,17 @@ class Sighting:
 @dataclass(slots=True, kw_only=True)
 class Sightings:
     """All of one user, only to be read: the newest task of each pattern, oldest pattern first; the
-    distinct ones in their order; how many others there were, by whether they were bare.
+    distinct ones in their order; how many others there were, by whether they were bare; the names
+    of tasks that are a part of others by now.
 
-    One object as long as there are only more of them; another one after a forgetting.
+    One object as long as there are only more of them; another one after a forgetting, and where
+    tasks were merged or split.
     """
 
     patterns: dict[str, str] = field(default_factory=dict)
     distinct: list[Sighting] = field(default_factory=list)
     repeats: dict[bool, int] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
 
 
 class Seen(Protocol):
