@@ -166,12 +166,12 @@ class Reading:
                 if event is not None and self.home(event) == task
             }
 
-    def usual(self, *, user: str, answers: Collection[str]) -> Mapping[str, int]:
-        """In how many tasks each of the answers was accepted."""
+    def usual(self, *, user: str, answers: Collection[str]) -> tuple[Mapping[str, int], int]:
+        """In how many tasks each of the answers was accepted, and in how many any was."""
         with self._lock:
             kept = self._user(user).kept
             tasks = [known.seen for (_, kind), known in kept.items() if kind is RecordKind.CASE]
-            return {answer: sum(answer in seen for seen in tasks) for answer in answers}
+            return {text: sum(text in seen for seen in tasks) for text in answers}, len(tasks)
 
     def event(self, event_id: str) -> Event | None:
         """The event of that id, from the journal."""

@@ -1,0 +1,205 @@
+"""Tasks that feedback shows to be one are merged, and one that it shows to be two is split.
+
+Knows when to look, and at what. How much answers say is weighed by `tta.tasks`; what comes of it is
+an event like any other, which can be undone. What the user named is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from math import log
+from typing import Protocol
+
+from tta.protocols import Ledgers, Seen
+from tta.tasks.infer import TaskInferer, slug
+from tta.tasks.kin import Accepted, for_one, wording
+from tta.types import Event, EventKind, Json, Learned, Record, RecordKind
+
+SURE, LIKELY = log(99), log(19)
+"""Odds (nats) from which tasks are merged or split, and from which one more belongs to them."""
+NEAREST = 6
+"""Tasks that are looked at, the likeliest by what is asked."""
+FARTHEST = -8.0
+"""Nats against it, by what is asked, from which a task is not looked at."""
+NEWEST = 32
+"""Cases that are read of each task."""
+FEW = 4
+"""With fewer cases a task is not tried to be split."""
+PAIRS = 3
+"""Contradictions from which a task is tried to be split."""
+AGAIN = 1.25
+"""A task is looked at again once it has grown by so much."""
+_TELLING = (EventKind.RATING, EventKind.CORRECTION, EventKind.EDIT, EventKind.PREFERENCE)
+
+
+class Regrouped(Ledgers, Seen, Protocol):
+    """A memory, as far as tasks are regrouped."""
+
+    def learn(self, event: Event) -> Learned: ...
+
+    def home(self, event: Event) -> str: ...
+
+    def event(self, event_id: str) -> Event | None: ...
+
+    def is_named(self, *, user: str, task: str) -> bool: ...
+
+    def taught(self, *, user: str, task: str) -> Mapping[str, str]: ...
+
+    def usual(self, *, user: str, answers: Sequence[str]) -> tuple[Mapping[str, int], int]: ...
+
+
+class Regroup:
+    """Looks at the task of each piece of feedback, less often the more is known of it."""
+
+    def __init__(self, memory: Regrouped, tasks: TaskInferer) -> None:
+        self._memory, self._tasks = memory, tasks
+        self._due: dict[tuple[str, str], float] = {}
+
+    def forget(self, user: str) -> None:
+        """Let go of what is held of a user."""
+        self._due = {key: due for key, due in self._due.items() if key[0] != user}
+
+    def after(self, feedback: Event) -> tuple[Learned, ...]:
+        """What is merged or split because of this feedback, which has been learned."""
+        if feedback.kind not in _TELLING:
+            return ()
+        user, task = feedback.user, self._memory.home(feedback)
+        known = len(self._memory.ledger(user=user, task=task))
+        if known < self._due.get((user, task), 1) or self._memory.is_named(user=user, task=task):
+            return ()
+        self._due[user, task] = known * AGAIN
+        events = [*self._merges(user, task)] or [*self._splits(user, task, feedback)]
+        because: dict[str, Json] = {"because": feedback.id}
+        return tuple(
+            self._memory.learn(
+                Event(kind=e.kind, user=user, task=e.task, body={**e.body, **because})
+            )
+            for e in events
+        )
+
+    # ---------------------------------------------------------------------------------- one
+
+    def _merges(self, user: str, task: str) -> Iterator[Event]:
+        """The others of which each is likely, and all are surely, one with the task."""
+        held = {task: self._cases(user, task)}
+        near, total = self._near(user, task), 0.0
+        while near and len(held) <= NEAREST:
+            other = max(near, key=lambda name: near[name])
+            nats, cases = near.pop(other), self._cases(user, other)
+            both = {**held, other: cases}
+            if not _share(held.values(), cases):
+                continue
+            gain = nats + self._for_one(user, both) - self._for_one(user, held)
+            if gain > LIKELY:
+                held, total = both, total + gain
+                found = self._near(user, other).items()
+                near |= {name: max(n, near.get(name, n)) for name, n in found if name not in held}
+        if total > SURE:
+            into = max(held, key=lambda name: len(self._memory.ledger(user=user, task=name)))
+            yield from (merged_event(user, name, into) for name in held if name != into)
+
+    def _near(self, user: str, task: str) -> dict[str, float]:
+        """Tasks that this one may be, with the nats for it by what is asked."""
+        near = islice(self._tasks.kin(user, task), NEAREST)
+        return {
+            name: nats
+            for name, nats in near
+            if nats > FARTHEST and not self._memory.is_named(user=user, task=name)
+        }
+
+    def _for_one(self, user: str, held: Mapping[str, Sequence[Accepted]]) -> float:
+        answers = [{case.answer for case in cases} for cases in held.values()]
+        shared = [text for text in set().union(*answers) if sum(text in a for a in answers) > 1]
+        known, tasks = self._memory.usual(user=user, answers=shared)
+        others = tasks - len(held) + 1
+        usual = {text: (times - len(held)) / others for text, times in known.items()}
+        return for_one([*held.values()], usual)
+
+    def _cases(self, user: str, task: str) -> list[Accepted]:
+        """The newest cases of a task, oldest first."""
+        records = _newest(self._memory.ledger(user=user, task=task))
+        closed = self._tasks.closed(user, task)
+        vectors = self._memory.vectors(records)
+        return [
+            Accepted(
+                request=record.request,
+                answer=record.answer,
+                closed=closed,
+                time=record.created,
+                source=record.source,
+                vector=vector,
+            )
+            for record, vector in zip(records, vectors, strict=True)
+        ]
+
+    # ---------------------------------------------------------------------------------- two
+
+    def _splits(self, user: str, task: str, feedback: Event) -> Iterator[Event]:
+        """Where what is asked in two wordings is surely answered in two ways."""
+        cases = self._cases(user, task)
+        newest = next((case for case in reversed(cases) if case.source == feedback.id), None)
+        if newest is None or len(cases) < FEW:
+            return
+        against = [case for case in cases if case.form != newest.form]
+        near = sorted(against, key=lambda case: -float(case.vector @ newest.vector))[:PAIRS]
+        if not near:
+            return
+        wordings = {case.source: self._pattern(case.source) for case in cases}
+        # As improbable as it is that just these of all wordings are the two.
+        prior = 2 * log(len(cases))
+        for other in near:
+            first, second = wordings[other.source], wordings[newest.source]
+            if first == second:
+                continue
+            goes = {p: wording(p, second) > wording(p, first) for p in set(wordings.values())}
+            parts = [[c for c in cases if goes[wordings[c.source]] is side] for side in (False, True)]
+            if -for_one(parts, {}) - prior > SURE:
+                known = self._memory.sightings(user=user).patterns.items()
+                leave = [p for p, t in known if t == task and wording(p, second) > wording(p, first)]
+                yield split_event(self._memory, user, task, leave)
+                return
+
+    def _pattern(self, feedback: str) -> str:
+        event = self._memory.event(feedback)
+        return str(event.body.get("pattern", "")) if event is not None else ""
+
+
+def merged_event(user: str, task: str, into: str) -> Event:
+    """All of a task is of another from now on."""
+    return Event(kind=EventKind.MERGED, user=user, task=task, body={"into": into})
+
+
+def split_event(
+    memory: Regrouped, user: str, task: str, patterns: Sequence[str], into: str | None = None
+) -> Event:
+    """What came by some patterns of a task is a task of its own from now on, named after them."""
+    sightings = memory.sightings(user=user)
+    taken = {*sightings.patterns.values(), *sightings.gone}
+    told = memory.taught(user=user, task=task)
+    body: dict[str, Json] = {
+        "into": into or slug(patterns[0], taken),
+        "patterns": list(patterns),
+        "taught": [feedback for feedback, pattern in told.items() if pattern in set(patterns)],
+    }
+    return Event(kind=EventKind.SPLIT, user=user, task=task, body=body)
+
+
+def _newest(ledger: Sequence[tuple[int, Record]]) -> list[Record]:
+    """The last cases that came and did not go."""
+    gone: set[str] = set()
+    found: list[Record] = []
+    for sign, record in islice(reversed(ledger), 4 * NEWEST):
+        if record.kind is not RecordKind.CASE or len(found) == NEWEST:
+            continue
+        if sign < 0:
+            gone.add(record.id)
+        elif record.id not in gone:
+            found.append(record)
+    return found[::-1]
+
+
+def _share(groups: Iterable[Sequence[Accepted]], cases: Sequence[Accepted]) -> bool:
+    """Whether any answer, or form of answer, was accepted on both sides."""
+    known = {case.form for group in groups for case in group}
+    return any(case.form in known for case in cases)
