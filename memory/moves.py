@@ -91,14 +91,6 @@ class Moves:
         """What was merged or split because of a piece of feedback."""
         return [name for name, move in self.made.items() if move.because == feedback]
 
-    def against(self, task: str, pattern: str) -> list[str]:
-        """What took `pattern` from `task`, or all of it."""
-        return [
-            name
-            for name, move in self.made.items()
-            if move.task == task and move.takes(pattern, "")
-        ]
-
     def gone(self) -> set[str]:
         """The names that stand for other tasks."""
         return {move.task for move in self.made.values() if move.patterns is None}

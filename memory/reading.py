@@ -151,7 +151,11 @@ class Reading:
         """Whether the user has ever said which task it is, or anything of the task as such."""
         with self._lock:
             known = self._user(user)
-            said = {*known.named, *known.moves.by_hand(), *(name for name, _ in known.freed.values())}
+            said = {
+                *known.named,
+                *known.moves.by_hand(),
+                *(name for name, _ in known.freed.values()),
+            }
             ruled = known.by.get((task, RecordKind.RULE))
             return bool(ruled) or task in said or task in map(known.moves.home, said)
 

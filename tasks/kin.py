@@ -14,12 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
+from string import punctuation
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tta.tasks.mask import MARK
-from tta.tasks.words import words
+from tta.tasks.words import PLAIN, words
+from tta.types import Record
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -37,41 +39,34 @@ MEANINGLESS = 0.1
 RAREST, COMMON = 1e-3, 0.3
 """How probable it is that a task has an answer that nothing is known of; and one of those that are
 the answer to many things."""
-_COMMON = frozenset(
-    """yes no true false positive negative neutral none unknown other maybe good bad right wrong
-    correct incorrect valid invalid a b c d e""".split()
-)
-POOL = 20
+_MANY = """
+    a b bad c correct d e false good incorrect invalid maybe negative neutral no none other positive
+    right true unknown valid wrong yes
+"""
+_COMMON = frozenset(_MANY.split())
+POOL = 10
 """Answers that mean nothing are any of so many, or of those that there are if they are more; but
 they repeat nothing of their requests."""
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"[^\W\d_]")
+_SPACED = str.maketrans(dict.fromkeys(punctuation, " "))
 _MARKS = re.compile(rf"{MARK}(?:\W*{MARK})+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """An accepted answer: to which request, when, by which feedback. `closed`: it is one of as many
-    answers that were asked for, 0 for an open one. `vector`: the request's, unit length, (dim,)."""
+    """An accepted answer. `form`: of an open one, see there; one of a closed set is its own, and
+    `closed` counts that."""
 
-    request: str
-    answer: str
+    record: Record
+    form: str
     closed: int
-    time: float
-    source: str
-    vector: FloatArray
-
-    @property
-    def form(self) -> str:
-        """The answer; of an open one what is not repeated from the request."""
-        return self.answer if self.closed else form(self.request, self.answer)
 
 
 def form(request: str, answer: str) -> str:
-    """An answer with the words of its request masked: "Hello, Ada!" to "Greet Ada." is "hello, _!".
-
-    What the answers of one kind of work have in common is what the request does not say."""
-    known = set(_WORD.findall(request.lower()))
+    """An answer with what it repeats of its request masked: what the answers of one kind of work
+    have in common, "hello, _!" of "Hello, Ada!" to "Greet Ada."."""
+    known = {w for w in request.lower().translate(_SPACED).split() if len(w) > 2} - PLAIN
     plain = _WORD.sub(lambda m: MARK if m[0] in known else m[0], answer.lower().strip())
     return _MARKS.sub(MARK, plain)
 
@@ -82,20 +77,22 @@ def wording(one: str, other: str) -> float:
     return len(first & second) / max(1, len(first | second))
 
 
-def for_one(parts: Sequence[Sequence[Accepted]], usual: Mapping[str, float]) -> float:
+def for_one(
+    parts: Sequence[Sequence[Accepted]], vectors: FloatArray, usual: Mapping[str, float]
+) -> float:
     """Nats for one task against one for each of the parts.
 
-    `usual`: the share of all other tasks that know an answer: what many know, two may share by
-    chance.
+    `vectors`: of the requests, part after part, unit length, shape (cases, dim). `usual`: the share
+    of all other tasks that know an answer: what many know, two may share by chance.
     """
-    told = sorted(((c, i) for i, part in enumerate(parts) for c in part), key=lambda p: p[0].time)
-    cases, groups = [case for case, _ in told], np.array([group for _, group in told])
+    told = [(case, i) for i, part in enumerate(parts) for case in part]
+    order = sorted(range(len(told)), key=lambda i: told[i][0].record.created)
+    cases, groups = [told[i][0] for i in order], np.array([told[i][1] for i in order])
     if len(set(groups.tolist())) < 2:
         return 0.0
-    forms = [case.form for case in cases]
+    forms, vectors = [case.form for case in cases], vectors[order]
     number = {text: i for i, text in enumerate(dict.fromkeys(forms))}
     said = np.array([number[text] for text in forms])
-    vectors = np.stack([case.vector for case in cases])
     near = np.tril(np.exp((vectors @ vectors.T - 1) / NEAR), -1)
     same = said[:, None] == said
     chance = np.array([_chance(c, text, usual) for c, text in zip(cases, forms, strict=True)])
@@ -113,9 +110,7 @@ def for_one(parts: Sequence[Sequence[Accepted]], usual: Mapping[str, float]) -> 
     )
 
 
-def _evidence(
-    near: FloatArray, same: FloatArray, chance: FloatArray, random: FloatArray
-) -> float:
+def _evidence(near: FloatArray, same: FloatArray, chance: FloatArray, random: FloatArray) -> float:
     """Log-likelihood (nats) of all answers, each from those before it that `near`, shape (n, n),
     has anything of."""
     before = near > 0
@@ -135,4 +130,4 @@ def _chance(case: Accepted, text: str, usual: Mapping[str, float]) -> float:
         return max(1 / case.closed, RAREST)
     said = set(_WORD.findall(text)) - {MARK}
     common = COMMON if said <= _COMMON else exp(-len(_LETTER.findall(text)))
-    return min(0.5, max(RAREST, common, usual.get(case.answer, 0.0)))
+    return min(0.5, max(RAREST, common, usual.get(case.record.answer, 0.0)))

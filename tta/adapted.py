@@ -37,7 +37,7 @@ from tta.retrieval import (
     default_embedder,
     pack,
 )
-from tta.step import Asked, Parts, answered, context_of, held, infer, respond, with_testimony
+from tta.step import Asked, Parts, answered, context_of, held, infer, learned, named, respond
 from tta.stream import Stream
 from tta.taskbook import TaskBook
 from tta.types import (
@@ -194,8 +194,7 @@ class Adapted:
             memory = self._parts.memory
             memory.sync()
             about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
-            event = with_testimony(feedback_event(feedback, about, user=who), about)
-            return memory.learn(self._parts.passages.told(event, about))
+            return learned(self._parts, feedback_event(feedback, about, user=who), about)
 
     def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
         """A standing instruction, for one task or for all."""
@@ -390,6 +389,7 @@ class Adapted:
         return response
 
     def _asked(self, request: Request, wanted: Output | None) -> Asked:
+        named(self._parts, request, wanted)
         found, wanted, recall, packed, rendered = self._prepare(request, wanted)
         return Asked(
             request=request,

@@ -6,29 +6,35 @@ an event like any other, which can be undone. What the user named is never touch
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import log
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from tta.protocols import Ledgers, Seen
 from tta.tasks.infer import TaskInferer, slug
-from tta.tasks.kin import Accepted, for_one, wording
+from tta.tasks.kin import Accepted, for_one, form, wording
 from tta.types import Event, EventKind, Json, Learned, Record, RecordKind
+
+if TYPE_CHECKING:
+    from tta.protocols import FloatArray
 
 SURE, LIKELY = log(99), log(19)
 """Odds (nats) from which tasks are merged or split, and from which one more belongs to them."""
-NEAREST = 6
+TOLD = 1.0
+"""As much of it (nats) the answers themselves must tell: what is asked has been judged before."""
+NEAREST = 4
 """Tasks that are looked at, the likeliest by what is asked."""
-FARTHEST = -8.0
+FARTHEST = -6.0
 """Nats against it, by what is asked, from which a task is not looked at."""
 NEWEST = 32
 """Cases that are read of each task."""
-FEW = 4
-"""With fewer cases a task is not tried to be split."""
 PAIRS = 3
 """Contradictions from which a task is tried to be split."""
-AGAIN = 1.25
+AGAIN = 1.5
 """A task is looked at again once it has grown by so much."""
 _TELLING = (EventKind.RATING, EventKind.CORRECTION, EventKind.EDIT, EventKind.PREFERENCE)
 
@@ -55,10 +61,12 @@ class Regroup:
     def __init__(self, memory: Regrouped, tasks: TaskInferer) -> None:
         self._memory, self._tasks = memory, tasks
         self._due: dict[tuple[str, str], float] = {}
+        self._forms: dict[str, dict[str, str]] = {}
 
     def forget(self, user: str) -> None:
         """Let go of what is held of a user."""
         self._due = {key: due for key, due in self._due.items() if key[0] != user}
+        self._forms.pop(user, None)
 
     def after(self, feedback: Event) -> tuple[Learned, ...]:
         """What is merged or split because of this feedback, which has been learned."""
@@ -83,20 +91,19 @@ class Regroup:
     def _merges(self, user: str, task: str) -> Iterator[Event]:
         """The others of which each is likely, and all are surely, one with the task."""
         held = {task: self._cases(user, task)}
-        near, total = self._near(user, task), 0.0
+        near, total, known = self._near(user, task), 0.0, 0.0
         while near and len(held) <= NEAREST:
             other = max(near, key=lambda name: near[name])
-            nats, cases = near.pop(other), self._cases(user, other)
-            both = {**held, other: cases}
-            if not _share(held.values(), cases):
-                continue
-            gain = nats + self._for_one(user, both) - self._for_one(user, held)
-            if gain > LIKELY:
-                held, total = both, total + gain
-                found = self._near(user, other).items()
-                near |= {name: max(n, near.get(name, n)) for name, n in found if name not in held}
+            both = {**held, other: self._cases(user, other)}
+            nats = near.pop(other)
+            found = self._for_one(user, both) if _share(held.values(), both[other]) else 0.0
+            if found - known > TOLD and nats + found - known > LIKELY:
+                held, total, known = both, total + nats + found - known, found
+                new = self._near(user, other).items()
+                near |= {name: max(n, near.get(name, n)) for name, n in new if name not in held}
         if total > SURE:
-            into = max(held, key=lambda name: len(self._memory.ledger(user=user, task=name)))
+            # The one of which most is known, of equals the oldest.
+            into = max(held, key=lambda n: (len(held[n]), -held[n][0].record.created))
             yield from (merged_event(user, name, into) for name in held if name != into)
 
     def _near(self, user: str, task: str) -> dict[str, float]:
@@ -109,54 +116,60 @@ class Regroup:
         }
 
     def _for_one(self, user: str, held: Mapping[str, Sequence[Accepted]]) -> float:
-        answers = [{case.answer for case in cases} for cases in held.values()]
+        """Nats for all of them being one, by what was accepted in them."""
+        answers = [{case.record.answer for case in cases} for cases in held.values()]
         shared = [text for text in set().union(*answers) if sum(text in a for a in answers) > 1]
         known, tasks = self._memory.usual(user=user, answers=shared)
         others = tasks - len(held) + 1
         usual = {text: (times - len(held)) / others for text, times in known.items()}
-        return for_one([*held.values()], usual)
+        return for_one([*held.values()], self._vectors(held.values()), usual)
+
+    def _vectors(self, parts: Iterable[Sequence[Accepted]]) -> FloatArray:
+        return self._memory.vectors([case.record for part in parts for case in part])
 
     def _cases(self, user: str, task: str) -> list[Accepted]:
         """The newest cases of a task, oldest first."""
-        records = _newest(self._memory.ledger(user=user, task=task))
         closed = self._tasks.closed(user, task)
-        vectors = self._memory.vectors(records)
-        return [
-            Accepted(
-                request=record.request,
-                answer=record.answer,
-                closed=closed,
-                time=record.created,
-                source=record.source,
-                vector=vector,
-            )
-            for record, vector in zip(records, vectors, strict=True)
-        ]
+        records = _newest(self._memory.ledger(user=user, task=task))
+        return [Accepted(record=r, form=self._form(r, closed), closed=closed) for r in records]
+
+    def _form(self, record: Record, closed: int) -> str:
+        if closed:
+            return record.answer
+        known = self._forms.setdefault(record.user, {})
+        if record.id not in known:
+            known[record.id] = form(record.request, record.answer)
+        return known[record.id]
 
     # ---------------------------------------------------------------------------------- two
 
     def _splits(self, user: str, task: str, feedback: Event) -> Iterator[Event]:
         """Where what is asked in two wordings is surely answered in two ways."""
         cases = self._cases(user, task)
-        newest = next((case for case in reversed(cases) if case.source == feedback.id), None)
-        if newest is None or len(cases) < FEW:
+        newest = next((case for case in cases if case.record.source == feedback.id), None)
+        # What was answered once only is no second way of answering.
+        often = {form for form, times in Counter(c.form for c in cases).items() if times > 1}
+        if newest is None or newest.form not in often:
             return
-        against = [case for case in cases if case.form != newest.form]
-        near = sorted(against, key=lambda case: -float(case.vector @ newest.vector))[:PAIRS]
-        if not near:
+        against = [case for case in cases if case.form in often - {newest.form}]
+        if not against:
             return
-        wordings = {case.source: self._pattern(case.source) for case in cases}
+        vectors = dict(zip((c.record.id for c in cases), self._vectors([cases]), strict=True))
+        said = vectors[newest.record.id]
+        near = sorted(against, key=lambda case: -float(vectors[case.record.id] @ said))[:PAIRS]
+        patterns = {case.record.source: self._pattern(case.record.source) for case in cases}
+        second = patterns[feedback.id]
         # As improbable as it is that just these of all wordings are the two.
         prior = 2 * log(len(cases))
         for other in near:
-            first, second = wordings[other.source], wordings[newest.source]
-            if first == second:
-                continue
-            goes = {p: wording(p, second) > wording(p, first) for p in set(wordings.values())}
-            parts = [[c for c in cases if goes[wordings[c.source]] is side] for side in (False, True)]
-            if -for_one(parts, {}) - prior > SURE:
+            first = patterns[other.record.source]
+            sides = [[], []]
+            for case in cases:
+                sides[_is_nearer(patterns[case.record.source], second, first)].append(case)
+            told = np.stack([vectors[case.record.id] for side in sides for case in side])
+            if -for_one(sides, told, {}) - prior > SURE:
                 known = self._memory.sightings(user=user).patterns.items()
-                leave = [p for p, t in known if t == task and wording(p, second) > wording(p, first)]
+                leave = [p for p, t in known if t == task and _is_nearer(p, second, first)]
                 yield split_event(self._memory, user, task, leave)
                 return
 
@@ -197,6 +210,10 @@ def _newest(ledger: Sequence[tuple[int, Record]]) -> list[Record]:
         elif record.id not in gone:
             found.append(record)
     return found[::-1]
+
+
+def _is_nearer(pattern: str, one: str, other: str) -> bool:
+    return wording(pattern, one) > wording(pattern, other)
 
 
 def _share(groups: Iterable[Sequence[Accepted]], cases: Sequence[Accepted]) -> bool:

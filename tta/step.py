@@ -17,6 +17,7 @@ from tta.aside import Aside
 from tta.decoding import Batch, Decider, Decision, HFModel, Lock, Output, Prompts, testify
 from tta.memory import Memory
 from tta.protocols import Embedder, Learner, Model
+from tta.regroup import Regroup
 from tta.response import Response
 from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker
 from tta.taskbook import TaskBook
@@ -26,6 +27,7 @@ from tta.types import (
     Event,
     EventKind,
     Json,
+    Learned,
     Prompt,
     Recall,
     Request,
@@ -57,6 +59,7 @@ class Parts:
     decider: Decider
     budget: int
     batch: Batch | None
+    regroup: Regroup
     aside: Aside = field(default_factory=Aside)
     forgotten: Counter[str] = field(default_factory=Counter)
     """How often each user was: what was begun before is not recorded after."""
@@ -79,12 +82,12 @@ class Parts:
         )
         shown = DEMONSTRATIONS if model is not None else 0
         recaller = Recaller(memory, embedder, demonstrations=shown, passages=passages)
-        names = Names(embedder)
+        names, tasks = Names(embedder), TaskInferer(memory, embedder)
         banks = Banks(memory, recaller, embedder, names)
         return cls(
             model=model,
             memory=memory,
-            tasks=TaskInferer(memory, embedder),
+            tasks=tasks,
             profiles=Profiles(memory),
             recaller=recaller,
             banks=banks,
@@ -92,6 +95,7 @@ class Parts:
             decider=Decider(model, names, banks),
             budget=budget,
             batch=Batch(lambda: model.plan.ragged) if model is not None else None,
+            regroup=Regroup(memory, tasks),
         )
 
     def forget(self, user: str) -> None:
@@ -102,6 +106,7 @@ class Parts:
         self.passages.forget(user)
         self.tasks.forget(user)
         self.profiles.forget(user)
+        self.regroup.forget(user)
         self.forgotten[user] += 1
 
 
@@ -177,6 +182,16 @@ def infer(parts: Parts, request: Request, wanted: Output | None) -> Task:
     return parts.tasks.infer(request, form=form, width=width)
 
 
+def named(parts: Parts, request: Request, wanted: Output | None) -> None:
+    """Who names a task says that it is one: what was merged or split against that is taken back."""
+    moves = parts.memory.moves(request.user)
+    if any(move.task == request.task for move in moves.values()):
+        task = infer(parts, request, wanted)
+        for name, move in list(moves.items()):
+            if move.task == task.name and move.takes(task.pattern, ""):
+                parts.memory.undo(name, user=request.user)
+
+
 def held(parts: Parts, request: Request, task: Task) -> Output | None:
     """Where no output was named, the one that the task's open answers are held to."""
     judged = request.verify is not None or request.verify_step is not None
@@ -196,7 +211,13 @@ def context_of(packed: Packed, rendered: Prompt) -> Context:
     )
 
 
-def with_testimony(event: Event, about: Event | None) -> Event:
+def learned(parts: Parts, event: Event, about: Event | None) -> Learned:
+    """What feedback has changed, and what that led to."""
+    event = parts.passages.told(_with_testimony(event, about), about)
+    return replace(parts.memory.learn(event), led_to=parts.regroup.after(event))
+
+
+def _with_testimony(event: Event, about: Event | None) -> Event:
     """The event with what it says of the experts that answered: folding it needs no more."""
     if about is None:
         return event
@@ -225,5 +246,6 @@ def answered(response: Response, decision: Decision, model: Model | None) -> Eve
             "form": response.task.form,
             "width": response.task.width,
             "sources": [source.id for source in response.context.sources],
+            "named": response.request.task is not None,
         },
     )
