@@ -8,10 +8,10 @@ homogeneity and completeness of what was said at each step, tasks opened of the 
 milliseconds beyond embedding. Beside it, over the same patterns: k-means told the true number and
 HDBSCAN (both see the whole stream first), tasks told apart by the exact first paragraph, one task.
 
-Then the same with every answer corrected (`fed-NAME`, a share of the corrections being the answer to
-another request): what was merged and split, and the index with that and without. MemPrompt's intents
-by notes, BANKING77 and TREC interleaved with and without being told the task, a stream A-B-A and a
-new task beside a related one, and the time at 1,000 tasks.
+Then the same with every answer corrected (`fed-NAME`, a share of the corrections being the answer
+to another request): what was merged and split, and the index with that and without. MemPrompt's
+intents by notes, BANKING77 and TREC interleaved with and without being told the task, a stream
+A-B-A and a new task beside a related one, and the time at 1,000 tasks.
 """
 
 from __future__ import annotations
@@ -371,7 +371,7 @@ def _parts(options: argparse.Namespace, embedder: Embedder) -> dict[str, Callabl
         **{name: partial(grouped, stream) for name, stream in STREAMS.items()},
         **{f"memprompt-{group}": partial(noted, group) for group in GROUPS},
     }
-    for name in ("superni", "superni-reworded", "banking77+trec"):
+    for name in ("superni", "superni-reworded", "bbh-open"):
         for share in (0.0, 0.2, 1.0):
             parts[f"fed-{name}-{share}"] = partial(corrected, STREAMS[name], share)
     parts["told or not"] = lambda seed: told_or_not(questions(data, seed, steps), embedder)

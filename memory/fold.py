@@ -19,7 +19,7 @@ from tta.memory.policy import CAP, Kept, normalised
 from tta.memory.sighted import Sighted, sighting
 from tta.memory.trust import Trust
 from tta.protocols import Sightings, Weigher
-from tta.types import Event, EventKind, Record, RecordKind
+from tta.types import ANY_TASK, Event, EventKind, Record, RecordKind
 
 Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""
@@ -76,6 +76,12 @@ class UserState:
     def moves(self) -> Moves:
         """Which tasks were merged or split."""
         return self.trust.moves
+
+    def is_of(self, task: str, feedback: str, made: Sequence[Record]) -> bool:
+        """Whether a piece of feedback, which made these records, was on an answer of a task."""
+        heard = self.trust.heard.get(feedback)
+        name = made[0].task if made else heard[0] if heard is not None else ANY_TASK
+        return self.moves.home(name, feedback=feedback) == task
 
     def as_asked(self, event: Event) -> Event:
         """An answer under the name that its pattern came with; see `Moves.before`."""

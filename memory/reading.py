@@ -151,19 +151,17 @@ class Reading:
         """Whether the user has ever said which task it is, or anything of the task as such."""
         with self._lock:
             known = self._user(user)
-            said = {
-                *known.named,
-                *known.moves.by_hand(),
-                *(name for name, _ in known.freed.values()),
-            }
+            said = {*known.moves.by_hand(), *(name for name, _ in known.freed.values())}
+            names = known.moves.sources(task)
             ruled = known.by.get((task, RecordKind.RULE))
-            return bool(ruled) or task in said or task in map(known.moves.home, said)
+            return bool(ruled) or any(name in known.named or name in said for name in names)
 
     def taught(self, *, user: str, task: str) -> Mapping[str, str]:
         """The patterns of all that feedback was given on in a task, by feedback, oldest first."""
         with self._lock:
             known = self._user(user)
-            events = (self._journal.get(name) for name in known.made)
+            names = (name for name, made in known.made.items() if known.is_of(task, name, made))
+            events = [self._journal.get(name) for name in names]
             return {
                 event.id: str(event.body.get("pattern", ""))
                 for event in events

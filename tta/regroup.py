@@ -34,7 +34,7 @@ NEWEST = 32
 """Cases that are read of each task."""
 PAIRS = 3
 """Contradictions from which a task is tried to be split."""
-AGAIN = 1.5
+AGAIN = 2.0
 """A task is looked at again once it has grown by so much."""
 _TELLING = (EventKind.RATING, EventKind.CORRECTION, EventKind.EDIT, EventKind.PREFERENCE)
 
@@ -163,13 +163,13 @@ class Regroup:
         prior = 2 * log(len(cases))
         for other in near:
             first = patterns[other.record.source]
-            sides = [[], []]
+            sides: tuple[list[Accepted], list[Accepted]] = ([], [])
             for case in cases:
                 sides[_is_nearer(patterns[case.record.source], second, first)].append(case)
             told = np.stack([vectors[case.record.id] for side in sides for case in side])
-            if -for_one(sides, told, {}) - prior > SURE:
-                known = self._memory.sightings(user=user).patterns.items()
-                leave = [p for p, t in known if t == task and _is_nearer(p, second, first)]
+            known = self._memory.sightings(user=user).patterns.items()
+            leave = [p for p, t in known if t == task and _is_nearer(p, second, first)]
+            if leave and -for_one(sides, told, {}) - prior > SURE:
                 yield split_event(self._memory, user, task, leave)
                 return
 
