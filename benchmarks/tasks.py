@@ -39,10 +39,9 @@ from tta.decoding import Output
 from tta.memory import Memory
 from tta.memory.fold import State, UserState, apply
 from tta.protocols import Embedder, Sightings
-from tta.regroup import Regroup
 from tta.retrieval import Recaller, default_embedder
 from tta.step import form_of
-from tta.tasks import TaskInferer
+from tta.tasks import Regroup, TaskInferer
 from tta.tasks.split import split
 from tta.testing import HashEmbedder
 from tta.types import (

@@ -10,29 +10,10 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from tta.protocols import Sighting
+from tta.protocols import Move, Sighting
 from tta.types import Event, EventKind, Json, Record
 
 MOVING = (EventKind.MERGED, EventKind.SPLIT)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """All of `task` is of `into` since then; or, of a split, what came by one of `patterns`.
-
-    `taught` are the feedback of those patterns; `because` is the feedback that led to it, if it was
-    not said by hand.
-    """
-
-    task: str
-    into: str
-    patterns: frozenset[str] | None = None
-    because: str = ""
-    taught: set[str] = field(default_factory=set)
-
-    def takes(self, pattern: str, feedback: str) -> bool:
-        """Whether what is of `task` goes, by its pattern or by the feedback that it comes from."""
-        return self.patterns is None or pattern in self.patterns or feedback in self.taught
 
 
 @dataclass(slots=True)

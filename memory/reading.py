@@ -16,10 +16,9 @@ import numpy as np
 from tta.memory.fold import State, UserState
 from tta.memory.follow import Follower
 from tta.memory.journal import Journal
-from tta.memory.moves import Move
 from tta.memory.trust import Trust
 from tta.memory.view import Contradiction, Coverage, clean, contradictions, coverage
-from tta.protocols import Sightings, Weigher
+from tta.protocols import Move, Sightings, Weigher
 from tta.types import ANY_TASK, DEFAULT_USER, Event, Json, Record, RecordKind, Standing
 
 if TYPE_CHECKING:

@@ -24,6 +24,8 @@ from tta.tasks.words import PLAIN, words
 from tta.types import Record
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tta.protocols import FloatArray
 
 NEAR = 0.05
@@ -110,7 +112,9 @@ def for_one(
     )
 
 
-def _evidence(near: FloatArray, same: FloatArray, chance: FloatArray, random: FloatArray) -> float:
+def _evidence(
+    near: FloatArray, same: NDArray[np.bool_], chance: FloatArray, random: FloatArray
+) -> float:
     """Log-likelihood (nats) of all answers, each from those before it that `near`, shape (n, n),
     has anything of."""
     before = near > 0

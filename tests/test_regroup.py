@@ -11,9 +11,8 @@ import pytest
 
 import tta
 from tta.memory import Memory
-from tta.regroup import Regroup
 from tta.retrieval.embed import default_embedder
-from tta.tasks import TaskInferer
+from tta.tasks import Regroup, TaskInferer
 from tta.tasks.kin import Accepted, for_one, form
 from tta.types import Event, EventKind, Json, Learned, Message, Record, RecordKind, Request
 

@@ -327,7 +327,7 @@ class Adapted:
     @property
     def tasks(self) -> TaskBook:
         """The tasks of this user, and what is known of each: to be looked at, and edited."""
-        return TaskBook(self._parts.memory, self._parts.profiles, self.user)
+        return self._parts.book(self.user)
 
     def close(self) -> None:
         """Write out and release the memory; the model stays usable."""

@@ -17,11 +17,10 @@ from tta.aside import Aside
 from tta.decoding import Batch, Decider, Decision, HFModel, Lock, Output, Prompts, testify
 from tta.memory import Memory
 from tta.protocols import Embedder, Learner, Model
-from tta.regroup import Regroup
 from tta.response import Response
 from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker
 from tta.taskbook import TaskBook
-from tta.tasks import Profiles, TaskInferer
+from tta.tasks import Profiles, Regroup, TaskInferer
 from tta.types import (
     Context,
     Event,
@@ -97,6 +96,10 @@ class Parts:
             batch=Batch(lambda: model.plan.ragged) if model is not None else None,
             regroup=Regroup(memory, tasks),
         )
+
+    def book(self, user: str) -> TaskBook:
+        """A user's tasks."""
+        return TaskBook(self.memory, self.profiles, self.regroup, user)
 
     def forget(self, user: str) -> None:
         """Let go of what is held of a user outside of the memory."""
@@ -197,7 +200,7 @@ def held(parts: Parts, request: Request, task: Task) -> Output | None:
     judged = request.verify is not None or request.verify_step is not None
     if request.output is not None or judged:
         return None
-    return Output.of(TaskBook(parts.memory, parts.profiles, request.user).held(task.name))
+    return Output.of(parts.book(request.user).held(task.name))
 
 
 def context_of(packed: Packed, rendered: Prompt) -> Context:

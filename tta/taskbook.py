@@ -10,14 +10,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from tta.errors import InvalidSetting
-from tta.memory.moves import Move
-from tta.protocols import Profile, Profiled
-from tta.regroup import Regrouped, merged_event, split_event
+from tta.protocols import Move, Profile, Profiled, Seen
 from tta.request import check_name
 from tta.types import Event, EventKind, Learned
 
 
-class Taught(Regrouped, Protocol):
+class Taught(Seen, Protocol):
     """A memory: what was seen, and what the user said of a task."""
 
     def is_free(self, *, user: str, task: str) -> bool:
@@ -26,13 +24,31 @@ class Taught(Regrouped, Protocol):
     def moves(self, user: str) -> Mapping[str, Move]:
         """The merges and splits in force, by event."""
 
+    def learn(self, event: Event) -> Learned:
+        """Keep an event durably."""
+
+
+class Regrouping(Protocol):
+    """Merges and splits tasks."""
+
+    def merge(self, user: str, task: str, into: str) -> Learned:
+        """All of a task is of another from now on."""
+
+    def split(
+        self, user: str, task: str, patterns: Sequence[str], into: str | None = None
+    ) -> Learned:
+        """What came by some patterns of a task is a task of its own from now on."""
+
 
 class TaskBook(Mapping[str, Profile]):
     """Each task that was answered or taught, with what is known of it: a mapping by name, in the
     order in which they came."""
 
-    def __init__(self, memory: Taught, profiles: Profiled, user: str) -> None:
+    def __init__(
+        self, memory: Taught, profiles: Profiled, regrouping: Regrouping, user: str
+    ) -> None:
         self._memory, self._profiles, self._user = memory, profiles, user
+        self._regrouping = regrouping
 
     def __iter__(self) -> Iterator[str]:
         sightings = self._memory.sightings(user=self._user)
@@ -79,7 +95,7 @@ class TaskBook(Mapping[str, Profile]):
         self._check(into)
         if task == into:
             raise InvalidSetting(f"{task!r} cannot be merged with itself", value=task)
-        return self._memory.learn(merged_event(self._user, task, into))
+        return self._regrouping.merge(self._user, task, into)
 
     def split(self, task: str, patterns: Sequence[str], *, into: str | None = None) -> Learned:
         """What was asked by `patterns`, some of `chat.tasks.patterns(task)`, is a task of its own,
@@ -108,7 +124,7 @@ class TaskBook(Mapping[str, Profile]):
             raise InvalidSetting(
                 f"{into!r} is a task already", value=into, hint="Leave into= out, or merge"
             )
-        return self._memory.learn(split_event(self._memory, self._user, task, patterns, into))
+        return self._regrouping.split(self._user, task, patterns, into)
 
     def origin(self, task: str) -> str:
         """Which tasks were merged into it, or which it was split off from; "" as a rule."""

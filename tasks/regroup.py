@@ -1,13 +1,15 @@
 """Tasks that feedback shows to be one are merged, and one that it shows to be two is split.
 
-Knows when to look, and at what. How much answers say is weighed by `tta.tasks`; what comes of it is
-an event like any other, which can be undone. What the user named is never touched.
+Knows when to look, and at what. Refuses to know how much answers say (`kin`), and where anything is
+kept: what comes of it is an event like any other, which can be undone. What the user named is never
+touched but by hand.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import log
 from typing import TYPE_CHECKING, Protocol
@@ -42,17 +44,23 @@ _TELLING = (EventKind.RATING, EventKind.CORRECTION, EventKind.EDIT, EventKind.PR
 class Regrouped(Ledgers, Seen, Protocol):
     """A memory, as far as tasks are regrouped."""
 
-    def learn(self, event: Event) -> Learned: ...
+    def learn(self, event: Event) -> Learned:
+        """Keep an event durably."""
 
-    def home(self, event: Event) -> str: ...
+    def home(self, event: Event) -> str:
+        """The task that an answer, or feedback, is of by now."""
 
-    def event(self, event_id: str) -> Event | None: ...
+    def event(self, event_id: str) -> Event | None:
+        """The event of that id."""
 
-    def is_named(self, *, user: str, task: str) -> bool: ...
+    def is_named(self, *, user: str, task: str) -> bool:
+        """Whether the user has ever said which task it is."""
 
-    def taught(self, *, user: str, task: str) -> Mapping[str, str]: ...
+    def taught(self, *, user: str, task: str) -> Mapping[str, str]:
+        """The patterns of all that feedback was given on in a task, by feedback."""
 
-    def usual(self, *, user: str, answers: Sequence[str]) -> tuple[Mapping[str, int], int]: ...
+    def usual(self, *, user: str, answers: Sequence[str]) -> tuple[Mapping[str, int], int]:
+        """In how many tasks each of the answers was accepted, and in how many any was."""
 
 
 class Regroup:
@@ -80,11 +88,18 @@ class Regroup:
         events = [*self._merges(user, task)] or [*self._splits(user, task, feedback)]
         because: dict[str, Json] = {"because": feedback.id}
         return tuple(
-            self._memory.learn(
-                Event(kind=e.kind, user=user, task=e.task, body={**e.body, **because})
-            )
-            for e in events
+            self._memory.learn(replace(event, body={**event.body, **because})) for event in events
         )
+
+    def merge(self, user: str, task: str, into: str) -> Learned:
+        """Merge two tasks because the user says so."""
+        return self._memory.learn(_merged(user, task, into))
+
+    def split(
+        self, user: str, task: str, patterns: Sequence[str], into: str | None = None
+    ) -> Learned:
+        """Split a task because the user says so; without a name it is one of its patterns'."""
+        return self._memory.learn(self._split(user, task, patterns, into))
 
     # ---------------------------------------------------------------------------------- one
 
@@ -104,7 +119,7 @@ class Regroup:
         if total > SURE:
             # The one of which most is known, of equals the oldest.
             into = max(held, key=lambda n: (len(held[n]), -held[n][0].record.created))
-            yield from (merged_event(user, name, into) for name in held if name != into)
+            yield from (_merged(user, name, into) for name in held if name != into)
 
     def _near(self, user: str, task: str) -> dict[str, float]:
         """Tasks that this one may be, with the nats for it by what is asked."""
@@ -170,32 +185,31 @@ class Regroup:
             known = self._memory.sightings(user=user).patterns.items()
             leave = [p for p, t in known if t == task and _is_nearer(p, second, first)]
             if leave and -for_one(sides, told, {}) - prior > SURE:
-                yield split_event(self._memory, user, task, leave)
+                yield self._split(user, task, leave)
                 return
+
+    def _split(
+        self, user: str, task: str, patterns: Sequence[str], into: str | None = None
+    ) -> Event:
+        """What came by some patterns of a task is a task of its own from now on."""
+        sightings = self._memory.sightings(user=user)
+        taken = {*sightings.patterns.values(), *sightings.gone}
+        told = self._memory.taught(user=user, task=task)
+        body: dict[str, Json] = {
+            "into": into or slug(patterns[0], taken),
+            "patterns": list(patterns),
+            "taught": [feedback for feedback, pattern in told.items() if pattern in set(patterns)],
+        }
+        return Event(kind=EventKind.SPLIT, user=user, task=task, body=body)
 
     def _pattern(self, feedback: str) -> str:
         event = self._memory.event(feedback)
         return str(event.body.get("pattern", "")) if event is not None else ""
 
 
-def merged_event(user: str, task: str, into: str) -> Event:
+def _merged(user: str, task: str, into: str) -> Event:
     """All of a task is of another from now on."""
     return Event(kind=EventKind.MERGED, user=user, task=task, body={"into": into})
-
-
-def split_event(
-    memory: Regrouped, user: str, task: str, patterns: Sequence[str], into: str | None = None
-) -> Event:
-    """What came by some patterns of a task is a task of its own from now on, named after them."""
-    sightings = memory.sightings(user=user)
-    taken = {*sightings.patterns.values(), *sightings.gone}
-    told = memory.taught(user=user, task=task)
-    body: dict[str, Json] = {
-        "into": into or slug(patterns[0], taken),
-        "patterns": list(patterns),
-        "taught": [feedback for feedback, pattern in told.items() if pattern in set(patterns)],
-    }
-    return Event(kind=EventKind.SPLIT, user=user, task=task, body=body)
 
 
 def _newest(ledger: Sequence[tuple[int, Record]]) -> list[Record]:
