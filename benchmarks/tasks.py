@@ -8,14 +8,17 @@ homogeneity and completeness of what was said at each step, tasks opened of the 
 milliseconds beyond embedding. Beside it, over the same patterns: k-means told the true number and
 HDBSCAN (both see the whole stream first), tasks told apart by the exact first paragraph, one task.
 
-Then: MemPrompt's intents by notes, BANKING77 and TREC interleaved with and without being told the
-task, a stream A-B-A and a new task beside a related one, and the time at 1,000 tasks.
+Then the same with every answer corrected (`fed-NAME`, a share of the corrections being the answer
+to another request): what was merged and split, and the index with that and without. MemPrompt's
+intents by notes, BANKING77 and TREC interleaved with and without being told the task, a stream
+A-B-A and a new task beside a related one, and the time at 1,000 tasks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,7 +41,7 @@ from tta.memory.fold import State, UserState, apply
 from tta.protocols import Embedder, Sightings
 from tta.retrieval import Recaller, default_embedder
 from tta.step import form_of
-from tta.tasks import TaskInferer
+from tta.tasks import Regroup, TaskInferer
 from tta.tasks.split import split
 from tta.testing import HashEmbedder
 from tta.types import (
@@ -116,7 +119,7 @@ class Course:
 
 def _answered(text: str, task: Task) -> Event:
     body: dict[str, Json] = {"request": text, "pattern": task.pattern, "answer": ""}
-    body |= {"bare": task.bare, "form": task.form, "width": task.width}
+    body |= {"bare": task.bare, "form": task.form, "width": task.width, "named": False}
     return _event(EventKind.ANSWERED, task.name, new_id(), body)
 
 
@@ -178,6 +181,57 @@ def percentiles(ms: Sequence[tuple[float, float]]) -> Figures:
 
 
 # ------------------------------------------------------------------------- what it is worth
+
+
+def fed(stream: Kinds, embedder: Embedder, seed: int, *, wrong: float) -> Figures:
+    """What feedback does to the tasks: each answer is corrected, a share `wrong` of them by the
+    answer to any request. "ari_after" is of the tasks as they are in the end."""
+    without = scores([a.task for a in stream], _fed(stream, embedder, seed, wrong, None)[0])
+    merged: list[Event] = []
+    said, after, ms = _fed(stream, embedder, seed, wrong, merged)
+    true = [asked.task for asked in stream]
+    kinds = Counter(event.kind for event in merged)
+    return {
+        "merged": kinds[EventKind.MERGED],
+        "split": kinds[EventKind.SPLIT],
+        "ari": scores(true, said)["ari"],
+        "ari_after": scores(true, after)["ari"],
+        "ari_without": without["ari"],
+        **percentiles(ms),
+    }
+
+
+def _fed(
+    stream: Kinds, embedder: Embedder, seed: int, wrong: float, happened: list[Event] | None
+) -> tuple[list[str], list[str], list[tuple[float, float]]]:
+    """The tasks that were said, those that they are in the end, and the milliseconds of looking."""
+    rng, ms, asked = np.random.default_rng(seed), [], []
+    with Memory.open(None, embedder=embedder) as memory:
+        inferer = TaskInferer(memory, embedder)
+        regroup = Regroup(memory, inferer)
+        for item in stream:
+            request = Request(messages=(Message(role="user", content=item.text),))
+            form, width = form_of(Output.of(list(item.answers) if item.answers else None))
+            task = inferer.infer(request, form=form, width=width)
+            event = _answered(item.text, task)
+            memory.record(event)
+            asked.append((task.name, event.id))
+            other = stream[int(rng.integers(len(stream)))].answer
+            answer = other if rng.random() < wrong else item.answer
+            kept = memory.event(event.id)
+            assert kept is not None
+            body = {**event.body, "text": answer}
+            correction = _event(EventKind.CORRECTION, kept.task, event.id, body)
+            memory.learn(correction)
+            started, working = perf_counter(), process_time()
+            found = regroup.after(correction) if happened is not None else ()
+            ms.append((1_000 * (perf_counter() - started), 1_000 * (process_time() - working)))
+            events = (memory.event(learned.feedback) for learned in found)
+            if happened is not None:
+                happened += [event for event in events if event is not None]
+        kept_events = (memory.event(name) for _, name in asked)
+        after = [memory.home(event) for event in kept_events if event is not None]
+    return [name for name, _ in asked], after, ms
 
 
 def intents(rows: Sequence[Mapping[str, str]], embedder: Embedder) -> Figures:
@@ -306,6 +360,9 @@ def _parts(options: argparse.Namespace, embedder: Embedder) -> dict[str, Callabl
     def grouped(stream: Callable[[Path, int, int], Kinds], seed: int) -> Figures:
         return clustered(stream(data, seed, each), embedder)
 
+    def corrected(stream: Callable[[Path, int, int], Kinds], wrong: float, seed: int) -> Figures:
+        return fed(stream(data, seed, each), embedder, seed, wrong=wrong)
+
     def noted(group: str, seed: int) -> Figures:
         return intents(clarified(data, seed, group), embedder)
 
@@ -313,6 +370,9 @@ def _parts(options: argparse.Namespace, embedder: Embedder) -> dict[str, Callabl
         **{name: partial(grouped, stream) for name, stream in STREAMS.items()},
         **{f"memprompt-{group}": partial(noted, group) for group in GROUPS},
     }
+    for name in ("superni", "superni-reworded", "bbh-open"):
+        for share in (0.0, 0.2, 1.0):
+            parts[f"fed-{name}-{share}"] = partial(corrected, STREAMS[name], share)
     parts["told or not"] = lambda seed: told_or_not(questions(data, seed, steps), embedder)
     parts["forgetting"] = forgotten
     parts["scale"] = lambda seed: at_scale(1_000)

@@ -23,6 +23,8 @@ FEEDBACK = frozenset(
         EventKind.NOTE,
         EventKind.RULE,
         EventKind.SETTING,
+        EventKind.MERGED,
+        EventKind.SPLIT,
     }
 )
 """The kinds that can be learned from, and undone."""
@@ -42,10 +44,12 @@ _TEXTS = {
     EventKind.READ: ("document", "digest"),
     EventKind.PROMOTED: ("request", "text"),
     EventKind.SETTING: (),
+    EventKind.MERGED: ("into",),
+    EventKind.SPLIT: ("into",),
     EventKind.UNDONE: ("feedback",),
     EventKind.FORGOTTEN: (),
 }
-_NEVER_EMPTY = frozenset({"text", "result", "chosen", "document"})
+_NEVER_EMPTY = frozenset({"text", "result", "chosen", "document", "into"})
 
 
 def to_dict(event: Event) -> dict[str, Json]:
@@ -133,6 +137,8 @@ def check(event: Event) -> None:
         _check_passages(event.body.get("passages"))
     if event.kind is EventKind.PROMOTED:
         _check_users(event.body.get("users"), event.user)
+    if event.kind in (EventKind.MERGED, EventKind.SPLIT):
+        _check_move(event)
     for name, is_readable in _WEIGHED.items():
         said = event.body.get(name)
         if said and not _can(is_readable, said):
@@ -196,6 +202,16 @@ def _check_setting(body: Mapping[str, Json]) -> None:
             hint="free: a bool; samples: 1 or more, or None; steps: a bool, or None;"
             " experts: weights from 0 to 1, together at most 1",
         )
+
+
+def _check_move(event: Event) -> None:
+    if not event.task or event.task == event.body["into"]:
+        raise InvalidSetting("A task is merged into, or split off as, another", value=event.task)
+    for name in ("patterns", "taught") if event.kind is EventKind.SPLIT else ():
+        listed = event.body.get(name)
+        texts = isinstance(listed, Sequence) and not isinstance(listed, str)
+        if not texts or not all(isinstance(text, str) for text in cast(Sequence[object], listed)):
+            raise InvalidSetting(f"A split lists its {name} as texts", value=listed)
 
 
 def promoters(event: Event) -> Sequence[str]:

@@ -14,10 +14,12 @@ from hashlib import blake2b
 from typing import cast
 
 from tta.memory.events import promoters
+from tta.memory.moves import MOVING, Moves, texts
 from tta.memory.policy import CAP, Kept, normalised
+from tta.memory.sighted import Sighted, sighting
 from tta.memory.trust import Trust
-from tta.protocols import Sighting, Sightings, Weigher
-from tta.types import Event, EventKind, Json, Record, RecordKind
+from tta.protocols import Sightings, Weigher
+from tta.types import ANY_TASK, Event, EventKind, Json, Record, RecordKind
 
 Slot = tuple[str, ...]
 """Where records compete: only records of one slot replace each other."""
@@ -40,15 +42,17 @@ class UserState:
     `repeated` counts how often a record was taught, near-duplicates included, if more than once.
     `promoted` names the users who agreed on what this scope was taught for that.
     `documents` tells of each by name the event of its last reading, and the digest of what was
-    read.
+    read. `named` are the tasks that the caller named, or said to be what they are.
+
+    `made`, `freed` and `named` go by the names that tasks came with, all else by what they are by
+    now: the `moves` tell which tasks were merged or split.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     by: dict[tuple[str, RecordKind], dict[str, Record]] = field(default_factory=dict)
     made: dict[str, tuple[Record, ...]] = field(default_factory=dict)
     undone: set[str] = field(default_factory=set)
-    sightings: Sightings = field(default_factory=Sightings)
-    sighted: set[Sighting] = field(default_factory=set)
+    sighted: Sighted = field(default_factory=Sighted)
     counts: Counter[EventKind] = field(default_factory=Counter)
     slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
@@ -61,6 +65,27 @@ class UserState:
     documents: dict[str, tuple[str, str]] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
     settings: dict[str, tuple[str, Mapping[str, Json]]] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+
+    @property
+    def sightings(self) -> Sightings:
+        """Which patterns were answered in which task, as tasks are by now."""
+        return self.sighted.now
+
+    @property
+    def moves(self) -> Moves:
+        """Which tasks were merged or split."""
+        return self.trust.moves
+
+    def is_of(self, task: str, feedback: str, made: Sequence[Record]) -> bool:
+        """Whether a piece of feedback, which made these records, was on an answer of a task."""
+        heard = self.trust.heard.get(feedback)
+        name = made[0].task if made else heard[0] if heard is not None else ANY_TASK
+        return self.moves.home(name, feedback=feedback) == task
+
+    def as_asked(self, event: Event) -> Event:
+        """An answer under the name that its pattern came with; see `Moves.before`."""
+        return self.moves.before(event, self.sighted.name(_text(event, "pattern")))
 
     @property
     def has_votes(self) -> bool:
@@ -79,7 +104,8 @@ class State:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What one event changed in one user's live records, and why. What has `passed` gave way to
-    the cap: it is not among the `removed`. `others` are changes of wider scopes."""
+    the cap, or is of another task by now: it is not among the `removed`. `others` are changes of
+    wider scopes."""
 
     user: str
     added: tuple[Record, ...] = ()
@@ -102,7 +128,8 @@ def fold(events: Iterable[Event], weigher: Weigher | None = None, *, cap: int = 
 
 
 def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
-    """Bring `state` one event further, in place. O(1), but for an undo: O(the user's records)."""
+    """Bring `state` one event further, in place. O(1), but for what changes the past, an undo or a
+    merge or split of tasks: O(the user's records)."""
     if event.kind is EventKind.FORGOTTEN:
         return _forget(state, event.user)
     user = state.users.setdefault(event.user, UserState())
@@ -113,6 +140,8 @@ def apply(state: State, event: Event, weigher: Weigher | None = None) -> Change:
         return _undo(user, event, weigher, state.cap)
     if event.kind is EventKind.READ:
         return _read(user, event, weigher, state.cap)
+    if event.kind in MOVING:
+        return _move(user, event, weigher, state.cap)
     return _learn(user, event, weigher, state.cap)
 
 
@@ -138,30 +167,12 @@ def _forget(state: State, name: str) -> Change:
 
 def _answered(user: UserState, event: Event) -> Change:
     if pattern := _text(event, "pattern"):
-        _sight(user, _sighting(event, pattern))
+        user.sighted.see(sighting(event, pattern), user.moves)
+    # Of an older answer it is not known: then it counts as named.
+    if event.body.get("named", True):
+        user.named.add(event.task)
     user.trust.answered(event.task, event.body)
     return Change(user=event.user, reason="answered")
-
-
-def _sighting(event: Event, pattern: str) -> Sighting:
-    form, width = event.body.get("form"), event.body.get("width")
-    return Sighting(
-        pattern=pattern,
-        task=event.task,
-        bare=bool(event.body.get("bare")),
-        form=form if isinstance(form, str) else None,
-        width=width if isinstance(width, int) else 0,
-    )
-
-
-def _sight(user: UserState, seen: Sighting) -> None:
-    sightings = user.sightings
-    sightings.patterns[seen.pattern] = seen.task
-    if seen in user.sighted:
-        sightings.repeats[seen.bare] = sightings.repeats.get(seen.bare, 0) + 1
-    else:
-        user.sighted.add(seen)
-        sightings.distinct.append(seen)
 
 
 def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
@@ -172,12 +183,14 @@ def _learn(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> 
         user.promoted[event.id] = tuple(promoters(event))
     if event.kind is EventKind.SETTING:
         user.settings[event.id] = (event.task, dict(event.body))
-    removed, passed = _enter(user, made, cap)
+    user.moves.note(event)
+    live = tuple(map(user.moves.record, made))
+    removed, passed = _enter(user, live, cap)
     user.trust.learn(event.id, event.task, event.body.get("heard"), weigher)
     user.trust.cite(event.id, event.task, event.body.get("cited"))
     return Change(
         user=event.user,
-        added=made,
+        added=live,
         removed=tuple(removed),
         passed=tuple(passed),
         reason=_reason(event, made, removed),
@@ -197,36 +210,73 @@ def _read(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> C
     return replace(_learn(user, event, weigher, cap), removed=gone, reason="the document was read")
 
 
+def _move(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
+    """Two tasks are one from now on, or one is two."""
+    user.ranks[event.id] = 1 + next(reversed(user.ranks.values()), 0)
+    user.made[event.id] = ()
+    user.moves.add(event)
+    what = f"what came by {len(texts(event, 'patterns'))} of the instructions of "
+    what = what if event.kind is EventKind.SPLIT else ""
+    reason = f"{what}{event.task} is {event.body['into']} from now on"
+    user.sighted.again(user.moves)
+    user.trust.again(weigher)
+    return _again(user, event.user, cap, reason)
+
+
 def _undo(user: UserState, event: Event, weigher: Weigher | None, cap: int) -> Change:
     feedback = _text(event, "feedback")
+    user.named.update(texts(event, "tasks"))
     if feedback not in user.made:
         return Change(user=event.user, reason="there was nothing to undo")
-    user.undone.add(feedback)
+    led_to = user.moves.led_to(feedback)
+    user.undone.update((feedback, *led_to))
     user.settings.pop(feedback, None)
-    reason = "undone: as if this feedback had never been given"
-    change = _retract(user, event.user, [feedback], cap, reason)
+    moved = [user.moves.made.pop(name, None) for name in (feedback, *led_to)]
+    for name in led_to:
+        del user.made[name]
     user.trust.undo(feedback, weigher)
-    return change
+    if any(moved):
+        user.sighted.again(user.moves)
+        user.trust.again(weigher)
+    reason = "undone: as if this feedback had never been given"
+    return _retract(user, event.user, [feedback], cap, reason)
 
 
 def _retract(user: UserState, name: str, feedback: Sequence[str], cap: int, reason: str) -> Change:
     """Everything again, in order, without that feedback."""
+    for event in feedback:
+        user.made.pop(event, None)
+    return _again(user, name, cap, reason)
+
+
+def _again(user: UserState, name: str, cap: int, reason: str) -> Change:
+    """All that is live from all that was made, in order."""
     before, past, ledger = user.records, user.past, user.ledger
-    tasks = {record.task for event in feedback for record in user.made.pop(event, ())}
     user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
     user.kept, user.twins, user.past, user.repeated = {}, {}, {}, {}
     for made in user.made.values():
-        _enter(user, made, cap)
-    # A new list where it differs, so that whoever has read the old one starts over.
-    user.ledger.update({task: told for task, told in ledger.items() if task not in tasks})
-    kept = user.records.keys() | user.past.keys()
+        _enter(user, tuple(map(user.moves.record, made)), cap)
+    # A new list only where it differs: whoever has read the old one starts over.
+    same = [task for task, told in user.ledger.items() if ledger.get(task) == told]
+    user.ledger.update({task: ledger[task] for task in same})
+    known, now = before | past, user.records | user.past
     return Change(
         user=name,
         added=tuple(r for r in user.records.values() if r.id not in before),
-        removed=tuple(r for r in (before | past).values() if r.id not in kept),
-        passed=tuple(r for r in user.past.values() if r.id not in past),
+        removed=tuple(r for r in known.values() if r.id not in now),
+        passed=(
+            *(r for r in user.past.values() if r.id not in past),
+            *(r for r in user.records.values() if _is_elsewhere(r, before)),
+            *(r for r in user.past.values() if _is_elsewhere(r, past)),
+        ),
         reason=reason,
     )
+
+
+def _is_elsewhere(record: Record, before: Mapping[str, Record]) -> bool:
+    """Whether it was there, in another task; rules have no place to be moved to."""
+    old = before.get(record.id)
+    return old is not None and old.task != record.task and record.kind is not RecordKind.RULE
 
 
 def _enter(user: UserState, made: Sequence[Record], cap: int) -> tuple[list[Record], list[Record]]:

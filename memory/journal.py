@@ -36,7 +36,7 @@ FORMAT = 3
 """The manifest's format; a journal with a higher one was written by a newer tta.
 
 Older ones are read as they are. What an older tta would not understand, and so must not open: 2
-has promotions, 3 has settings of tasks.
+has promotions, 3 has settings of tasks, merges and splits.
 """
 
 _PAGE = 1000

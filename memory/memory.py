@@ -29,6 +29,7 @@ from tta.memory.fold import Change, State, UserState, apply, records_of
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
+from tta.memory.moves import MOVING, rejoined, undone_event
 from tta.memory.place import is_there, journal_url
 from tta.memory.policy import CAP
 from tta.memory.promote import agreed
@@ -45,7 +46,7 @@ _ALIKE = 0.999
 threads and devices do."""
 
 
-_OF_NO_ANSWER = (EventKind.RULE, EventKind.SETTING, EventKind.READ)
+_OF_NO_ANSWER = (EventKind.RULE, EventKind.SETTING, EventKind.READ, *MOVING)
 
 
 class Memory(Reading):
@@ -259,7 +260,7 @@ class Memory(Reading):
         if event.kind is not EventKind.ANSWERED:
             raise InvalidSetting("Only answers are recorded; feedback is learned", value=event.kind)
         with self._lock:
-            fresh = self._journal.append(event)
+            fresh = self._journal.append(self._user(event.user).as_asked(event))
             self._pull()
             return fresh
 
@@ -308,10 +309,9 @@ class Memory(Reading):
                 )
             if feedback_id in self._user(user).undone:
                 return Learned(feedback=feedback_id, reason="already undone: nothing changed")
-            undone = Event(
-                kind=EventKind.UNDONE, user=user, task=event.task, body={"feedback": feedback_id}
-            )
-            self._journal.append(undone)
+            undone = undone_event(event)
+            told = rejoined(event, self._user(user).trust.seen)
+            self._journal.append_all([undone, *told])
             return _learned(feedback_id, self._pull()[undone.id])
 
     def promote(

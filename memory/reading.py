@@ -7,7 +7,7 @@ how either is kept up.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from tta.memory.follow import Follower
 from tta.memory.journal import Journal
 from tta.memory.trust import Trust
 from tta.memory.view import Contradiction, Coverage, clean, contradictions, coverage
-from tta.protocols import Sightings, Weigher
+from tta.protocols import Move, Sightings, Weigher
 from tta.types import ANY_TASK, DEFAULT_USER, Event, Json, Record, RecordKind, Settings, Standing
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Reading:
     ) -> Sequence[Record]:
         """Live records of one user, oldest first; of `task` and of ANY_TASK when one is named."""
         with self._lock:
+            task = None if task is None else self._home(user, task)
             if task is not None and kind is not None:
                 return tuple(self._of(user, task, kind))
             return tuple(
@@ -64,7 +65,7 @@ class Reading:
         """
         with self._lock:
             self._follower.catch_up()
-            labels = None if task is None else {task, ANY_TASK}
+            labels = None if task is None else {self._home(user, task), ANY_TASK}
             found = self._follower.search(user, vector, k, kind=kind, labels=labels)
             held = self._user(user).records
             return tuple((held[name], score) for name, score in found)
@@ -94,22 +95,23 @@ class Reading:
     def settings(self, *, user: str, task: str) -> Settings:
         """What the user said of a task; of each thing the last word stands."""
         with self._lock:
+            known, task = self._user(user), self._home(user, task)
             said: dict[str, Any] = {}
-            for name, body in self._user(user).settings.values():
-                if name == task:
+            for name, body in known.settings.values():
+                if known.moves.home(name) == task:
                     said |= body
             return Settings(**said)
 
     def ledger(self, *, user: str, task: str) -> Sequence[tuple[int, Record]]:
         """How the cases and rejections of a task came (+1) and went (-1); see `Ledgers`."""
         with self._lock:
-            return self._user(user).ledger.get(task, _NOTHING)
+            return self._user(user).ledger.get(self._home(user, task), _NOTHING)
 
     def standing(self, *, user: str, task: str) -> Standing:
         """What is known of the experts in a task."""
         with self._lock:
             known = self._user(user)
-            standing = known.trust.standing(task, self._weigher)
+            standing = known.trust.standing(self._home(user, task), self._weigher)
             # Also what says nothing of the experts was feedback: an answer of nobody's, for one.
             return replace(
                 standing,
@@ -137,7 +139,47 @@ class Reading:
     def worth(self, user: str, task: str) -> Mapping[str, float]:
         """By how much feedback multiplies what each passage counts in a task; see `Trust`."""
         with self._lock:
-            return self._user(user).trust.worth(task)
+            return self._user(user).trust.worth(self._home(user, task))
+
+    def home(self, event: Event) -> str:
+        """The task that an answer, or feedback, is of by now."""
+        with self._lock:
+            moves = self._user(event.user).moves
+            pattern = str(event.body.get("pattern", ""))
+            return moves.home(event.task, pattern=pattern, feedback=event.id)
+
+    def moves(self, user: str) -> Mapping[str, Move]:
+        """The merges and splits of tasks in force, by event, oldest first; not to be changed."""
+        with self._lock:
+            return self._user(user).moves.made
+
+    def is_named(self, *, user: str, task: str) -> bool:
+        """Whether the user has ever said which task it is, or anything of the task as such."""
+        with self._lock:
+            known = self._user(user)
+            said = {*known.moves.by_hand(), *(name for name, _ in known.settings.values())}
+            names = known.moves.sources(task)
+            ruled = known.by.get((task, RecordKind.RULE))
+            return bool(ruled) or any(name in known.named or name in said for name in names)
+
+    def taught(self, *, user: str, task: str) -> Mapping[str, str]:
+        """The patterns of all that feedback was given on in a task, by feedback, oldest first."""
+        with self._lock:
+            known = self._user(user)
+            names = (name for name, made in known.made.items() if known.is_of(task, name, made))
+            events = [self._journal.get(name) for name in names]
+            return {
+                event.id: str(event.body.get("pattern", ""))
+                for event in events
+                if event is not None and self.home(event) == task
+            }
+
+    def usual(self, *, user: str, answers: Collection[str]) -> tuple[Mapping[str, int], int]:
+        """In how many tasks each of the answers was accepted, and in how many any was."""
+        with self._lock:
+            kept = self._user(user).kept
+            tasks = [known.seen for (_, kind), known in kept.items() if kind is RecordKind.CASE]
+            return {text: sum(text in seen for seen in tasks) for text in answers}, len(tasks)
 
     def event(self, event_id: str) -> Event | None:
         """The event of that id, from the journal."""
@@ -169,6 +211,10 @@ class Reading:
         journal itself, and rows for TRL."""
         with self._lock:
             return tuple(clean(self._user(user)))
+
+    def _home(self, user: str, task: str) -> str:
+        """A task that is a part of another by now is read as that."""
+        return self._user(user).moves.home(task)
 
     def _user(self, user: str) -> UserState:
         return self.state.users.get(user) or UserState()

@@ -42,7 +42,9 @@ _OWN = (
     "tta.standing",
     "tta.protocols",
     "tta.memory.fold",
+    "tta.memory.moves",
     "tta.memory.policy",
+    "tta.memory.sighted",
     "tta.memory.trust",
 )
 

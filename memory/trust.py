@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 from typing import Any, cast
 
+from tta.memory.moves import Moves
 from tta.protocols import Weigher
 from tta.types import ANY_TASK, Bias, Json, Standing, Tally, Weights
 
@@ -44,7 +45,10 @@ class Seen:
 class Trust:
     """Of one user, by task; `weights` of ANY_TASK are those of all tasks together, and what a new
     task starts from. `heard` keeps what each feedback said (JSON, deflated), for an undo; `cited`,
-    of each passage that was shown, how right (1 to -1) each feedback proved it."""
+    of each passage that was shown, how right (1 to -1) each feedback proved it.
+
+    `seen`, `heard` and `cited` go by the names that tasks came with, all else by what they are by
+    now, which the `moves` tell."""
 
     seen: dict[str, Seen] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
@@ -55,6 +59,7 @@ class Trust:
     sampled: dict[str, Tally] = field(default_factory=dict)
     first: dict[str, tuple[float, float]] = field(default_factory=dict)
     steps: dict[str, dict[bool, tuple[float, float]]] = field(default_factory=dict)
+    moves: Moves = field(default_factory=Moves)
 
     def answered(self, task: str, body: Mapping[str, Json]) -> None:
         """Count an answer, how close it was, and what each model's opinion is on average."""
@@ -79,7 +84,7 @@ class Trust:
         if weigher is None or not isinstance(heard, Mapping):
             return
         self.heard[feedback] = (task, zlib.compress(json.dumps(heard).encode()))
-        self._weigh(task, heard, weigher)
+        self._weigh(self.moves.home(task, feedback=feedback), heard, weigher)
 
     def cite(self, feedback: str, task: str, cited: Json) -> None:
         """What feedback said of the passages that were shown."""
@@ -93,10 +98,21 @@ class Trust:
         """By how much feedback multiplies what a passage counts in a task: 0 to 2, and 1 for those
         not listed. Twice the mean of a Beta(1, 1) prior after what was said."""
         found = {}
-        for passage, said in self.cited.get(task, {}).items():
+        for passage, said in self._cited(task).items():
             right = sum(max(0.0, s) for s in said.values())
             wrong = sum(max(0.0, -s) for s in said.values())
             found[passage] = 2 * (1 + right) / (2 + right + wrong)
+        return found
+
+    def _cited(self, task: str) -> Mapping[str, Mapping[str, float]]:
+        if not self.moves:
+            return self.cited.get(task, {})
+        found: dict[str, dict[str, float]] = {}
+        for name in self.moves.sources(task):
+            for passage, said in self.cited.get(name, {}).items():
+                for feedback, right in said.items():
+                    if self.moves.home(name, feedback=feedback) == task:
+                        found.setdefault(passage, {})[feedback] = right
         return found
 
     def undo(self, feedback: str, weigher: Weigher | None) -> None:
@@ -107,7 +123,12 @@ class Trust:
                     del known[passage]
             if not known:
                 del self.cited[task]
-        if self.heard.pop(feedback, None) is None or weigher is None:
+        if self.heard.pop(feedback, None) is not None:
+            self.again(weigher)
+
+    def again(self, weigher: Weigher | None) -> None:
+        """Weigh all that was heard, in order, each in the task that it is of by now."""
+        if weigher is None:
             return
         self.weights.clear()
         self.tallies.clear()
@@ -115,8 +136,9 @@ class Trust:
         self.sampled.clear()
         self.first.clear()
         self.steps.clear()
-        for task, text in self.heard.values():
-            self._weigh(task, json.loads(zlib.decompress(text)), weigher)
+        for feedback, (task, text) in self.heard.items():
+            home = self.moves.home(task, feedback=feedback)
+            self._weigh(home, json.loads(zlib.decompress(text)), weigher)
 
     def standing(self, task: str, weigher: Weigher | None) -> Standing:
         """What is known before a request of `task` is answered."""
@@ -124,7 +146,7 @@ class Trust:
         weights = self.weights.get(task)
         if weights is None:
             weights = weigher.begin(parent) if weigher is not None else Weights()
-        seen = self.seen.get(task, Seen())
+        seen = self._seen(task)
         return Standing(
             weights=weights,
             experienced=bool(self.heard),
@@ -139,13 +161,21 @@ class Trust:
     def is_close(self, task: str, margin: float, share: float) -> bool:
         """Whether `margin` is among the smallest `share` of the last ones; True while few are
         known. Of equals (all answers without a rival are) an even share is."""
-        seen = self.seen.get(task, Seen())
+        seen = self._seen(task)
         if len(seen.margins) < FEW:
             return share > 0
         closer = sum(other < margin - _ALIKE for other in seen.margins)
         alike = sum(abs(other - margin) <= _ALIKE for other in seen.margins)
         chance = (share * len(seen.margins) - closer) / max(1, alike)
         return seen.answers * _GOLDEN % 1 < chance
+
+    def _seen(self, task: str) -> Seen:
+        """Of all names that the task has had; a task that was split off shares what was seen."""
+        if not self.moves:
+            return self.seen.get(task, Seen())
+        names = self.moves.sources(task)
+        found = [self.seen[name] for name in reversed(names) if name in self.seen]
+        return _joined(found) if found else Seen()
 
     def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
         self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard, "right", "frozen")
@@ -166,6 +196,24 @@ class Trust:
         self.weights[ANY_TASK] = weigher.observe(
             parent if parent is not None else weigher.begin(None), heard
         )
+
+
+def _joined(parts: Sequence[Seen]) -> Seen:
+    """What the answers of several tasks say together; of the last one's model."""
+    model = parts[-1].model
+    same = [part for part in parts if part.model == model]
+    biases: dict[str, Bias] = {}
+    for part in same:
+        for name, bias in part.biases.items():
+            known = biases.get(name, Bias())
+            both = known.sums.keys() | bias.sums.keys()
+            sums = {text: known.sums.get(text, 0.0) + bias.sums.get(text, 0.0) for text in both}
+            biases[name] = Bias(
+                count=known.count + bias.count, rest=known.rest + bias.rest, sums=sums
+            )
+    margins = deque((m for part in same for m in part.margins), maxlen=MARGINS)
+    answers = sum(part.answers for part in parts)
+    return Seen(answers=answers, model=model, margins=margins, biases=biases)
 
 
 def _relied(

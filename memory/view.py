@@ -97,8 +97,9 @@ def coverage(user: str, state: UserState) -> Coverage:
 def contradictions(state: UserState) -> list[Contradiction]:
     """Requests that were given several answers, oldest first; what was undone does not count."""
     told: dict[tuple[str, str], list[Record]] = {}
+    moves = state.trust.moves
     for made in state.made.values():
-        for case in made:
+        for case in map(moves.record, made):
             if case.kind is RecordKind.CASE:
                 told.setdefault((case.task, normalised(case.request)), []).append(case)
     return [

@@ -2,5 +2,6 @@
 
 from tta.tasks.infer import TaskInferer
 from tta.tasks.profile import Profiles
+from tta.tasks.regroup import Regroup
 
-__all__ = ["Profiles", "TaskInferer"]
+__all__ = ["Profiles", "Regroup", "TaskInferer"]

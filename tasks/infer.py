@@ -7,7 +7,7 @@ and nothing of how feedback is learned from.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
 
@@ -54,6 +54,21 @@ class TaskInferer:
             return replace(plain, name=same)
         return self._likeliest(request, plain, sightings)
 
+    def kin(self, user: str, task: str) -> Sequence[tuple[str, float]]:
+        """The other tasks of a user, with the nats for being one with this, by what is asked alone,
+        the likeliest first."""
+        sightings = self._seen.sightings(user=user)
+        with self._lock:
+            return self._table(user, sightings).kin(task, sightings.repeats)
+
+    def closed(self, user: str, task: str) -> int:
+        """How many answers there were to choose from, in the newest request of a task; 0 if it was
+        an open one."""
+        sightings = self._seen.sightings(user=user)
+        with self._lock:
+            table = self._table(user, sightings)
+            return table.newest[table.rows[task]].width if task in table.rows else 0
+
     def forget(self, user: str) -> None:
         """Let go of what is held of a user."""
         with self._lock:
@@ -71,7 +86,7 @@ class TaskInferer:
         with self._lock:
             table = self._table(request.user, sightings)
             verdict = table.judge(asked, sightings.repeats)
-            name = verdict.task or slug(plain.pattern, table.rows)
+            name = verdict.task or slug(plain.pattern, table.rows.keys() | sightings.gone)
         return replace(
             plain,
             name=name,

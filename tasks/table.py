@@ -138,6 +138,7 @@ class Table:
     used: NDArray[np.uint16] = field(default_factory=lambda: np.zeros((64, 8), np.uint16))
     forms: dict[str, Counter[int]] = field(default_factory=dict)
     asked: FloatArray = field(default_factory=lambda: np.zeros(8))
+    newest: dict[int, Sighting] = field(default_factory=dict)
     same: dict[Kind, Spread] = field(
         default_factory=lambda: {kind: Spread.prior(*p) for kind, p in _SAME.items()}
     )
@@ -167,6 +168,25 @@ class Table:
             evidence={"pattern": float(pattern[best]), "form": float(form[best])},
         )
 
+    def kin(self, task: str, repeats: Mapping[bool, int]) -> list[tuple[str, float]]:
+        """The other tasks, with the nats for being one with this by pattern and by form of answer,
+        the likeliest first; by its mean, and the words of its newest pattern."""
+        row = self.rows.get(task)
+        if row is None:
+            return []
+        seen, mean = self.newest[row], self.means[row]
+        asked = Asked(
+            pattern=seen.pattern,
+            vector=mean / max(float(np.linalg.norm(mean)), 1e-9),
+            bare=seen.bare,
+            form=seen.form,
+            width=seen.width,
+        )
+        likeness, _ = self._likeness(asked)
+        nats = self._by_pattern(likeness, asked.kind, repeats) + self._by_form(asked)
+        order = [i for i in np.argsort(-nats, kind="stable").tolist() if i != row]
+        return [(self.names[i], float(nats[i])) for i in order]
+
     def is_settled(self, task: str) -> bool:
         """Whether one more pattern would hardly change what is known of the task's."""
         row = self.rows.get(task)
@@ -175,6 +195,7 @@ class Table:
     def tally(self, seen: Sighting) -> None:
         """Count a sighting of a settled task, whose pattern is not read."""
         self._had(seen.form, self.rows[seen.task])
+        self.newest[self.rows[seen.task]] = seen
 
     def add(self, seen: Sighting, vector: FloatArray) -> None:
         """Take in a sighting: it teaches what patterns of one task are like, and of others."""
@@ -191,6 +212,7 @@ class Table:
         if row is None:
             row = self._open(seen.task, len(vector))
         self._count(asked, row)
+        self.newest[row] = seen
 
     # ------------------------------------------------------------------------------ evidence
 

@@ -28,7 +28,7 @@ _COMMON = """
     thank thanks that the their them then there these they this those under using want was were
     what when where whether which who will with word words would you you're your
 """
-_PLAIN = VERBS | frozenset(_COMMON.split())
+PLAIN = VERBS | frozenset(_COMMON.split())
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _UNSPACED = re.compile(r"[\u2e80-\ud7ff]")
@@ -50,4 +50,4 @@ def words(pattern: str) -> tuple[str, ...]:
 
 def expected(word: str) -> int:
     """In how many of the imagined tasks the word occurs."""
-    return ceil(BACKGROUND * 0.3) if word in _PLAIN else 0
+    return ceil(BACKGROUND * 0.3) if word in PLAIN else 0

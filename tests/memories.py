@@ -6,7 +6,7 @@ makes them in a step, so that weights are a part of every state that is compared
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,25 @@ def reading(document: str, *texts: str, user: str = "ada", id: str = "d1") -> Ev
         "passages": texts,
     }
     return Event(kind=EventKind.READ, user=user, id=id, body=body)
+
+
+def merged(task: str, into: str, *, user: str = "ada", id: str = "m1", because: str = "") -> Event:
+    """All of a task is of another from now on."""
+    body: dict[str, Json] = {"into": into} | ({"because": because} if because else {})
+    return Event(kind=EventKind.MERGED, user=user, task=task, id=id, body=body)
+
+
+def split(
+    task: str,
+    into: str,
+    *patterns: str,
+    taught: Sequence[str] = (),
+    user: str = "ada",
+    id: str = "s1",
+) -> Event:
+    """Patterns of a task are a task of their own from now on."""
+    body: dict[str, Json] = {"into": into, "patterns": list(patterns), "taught": list(taught)}
+    return Event(kind=EventKind.SPLIT, user=user, task=task, id=id, body=body)
 
 
 def undone(id: str, *, user: str = "ada") -> Event:

@@ -9,12 +9,14 @@ from memories import (
     answered,
     correction,
     edit,
+    merged,
     note,
     ordered,
     preference,
     rating,
     reading,
     rule,
+    split,
     undone,
 )
 
@@ -258,6 +260,8 @@ def test_every_kind_of_event_can_be_folded_and_says_why() -> None:
         reading("book", "one"),
         Event(kind=EventKind.PROMOTED, user="team", body={**PROMOTED}),
         freed("f"),
+        merged("t", "u"),
+        split("u", "v", "where is my ..."),
         undone("c1"),
         Event(kind=EventKind.FORGOTTEN, user="ada"),
     ]

@@ -220,10 +220,13 @@ def test_an_embedder_that_changed_under_its_name_embeds_all_again_and_says_so(
     assert caplog.text == ""
 
 
-def test_a_memory_of_the_first_format_is_read_and_no_older_tta_opens_it_again(folder: Path) -> None:
+@pytest.mark.parametrize("older", ["1", "2"])
+def test_a_memory_of_an_older_format_is_read_and_no_older_tta_opens_it_again(
+    folder: Path, older: str
+) -> None:
     with Memory.open(folder, embedder=EMBED) as memory:
         teach(memory)
-        memory._journal.set("format", "1")
+        memory._journal.set("format", older)
     with Memory.open(folder, embedder=EMBED) as memory:
         assert near(memory, "question number 1") == ["Ask."]
         assert memory._journal.setting("format") == str(FORMAT)

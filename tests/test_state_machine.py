@@ -25,10 +25,12 @@ from memories import (
     assert_consistent,
     correction,
     edit,
+    merged,
     note,
     preference,
     rating,
     reading,
+    split,
 )
 from memories import rule as standing_rule
 
@@ -94,6 +96,7 @@ class MemoryMachine(RuleBasedStateMachine):
         pattern=PATTERNS,
         experts=st.sampled_from([(), ("frozen", "kernel"), ("frozen", "kernel", "ridge")]),
         margin=st.sampled_from([0.0, 0.1, 0.9]),
+        named=st.booleans(),
     )
     def step(
         self,
@@ -104,6 +107,7 @@ class MemoryMachine(RuleBasedStateMachine):
         pattern: str,
         experts: tuple[str, ...],
         margin: float,
+        named: bool,
     ) -> Event:
         event = answered(
             self.fresh("r"),
@@ -115,8 +119,11 @@ class MemoryMachine(RuleBasedStateMachine):
             experts=experts,
             margin=margin,
         )
-        self.memory.record(event)
-        return event
+        self.memory.record(replace(event, body={**event.body, "named": named}))
+        kept = self.memory.event(event.id)
+        assert kept is not None
+        assert self.memory.home(kept) == self.memory.home(event)
+        return kept
 
     def known(self, about: Event) -> bool:
         return self.memory.event(about.id) is not None
@@ -158,6 +165,28 @@ class MemoryMachine(RuleBasedStateMachine):
             return multiple()
         event = rating(about, right, self.fresh("q"))
         return self.learn(replace(event, body={**event.body, "cited": {passage: right}}))
+
+    @rule(target=given, user=USERS, task=TASKS, into=TASKS, why=st.none() | given)
+    def merge(self, user: str, task: str, into: str, why: Event | None) -> Any:
+        if task == into:
+            return multiple()
+        because = why.id if why is not None and why.user == user else ""
+        event = merged(task, into, user=user, id=self.fresh("m"), because=because)
+        self.memory.learn(event)
+        assert not [r for r in self.memory.records(user=user) if r.task == task]
+        return event
+
+    @rule(target=given, user=USERS, task=TASKS, pattern=PATTERNS)
+    def split_off(self, user: str, task: str, pattern: str) -> Event:
+        told = self.memory.taught(user=user, task=task)
+        taught = [name for name, of in told.items() if of == pattern]
+        into = self.fresh("part")
+        before = [r for r in self.memory.records(user=user) if r.source in taught]
+        event = split(task, into, pattern, taught=taught, user=user, id=self.fresh("s"))
+        self.memory.learn(event)
+        live = {r.id: r.task for r in self.memory.records(user=user)}
+        assert {live[r.id] for r in before if r.id in live} <= {into}
+        return event
 
     @rule(event=given)
     def repeat(self, event: Event) -> None:
@@ -242,6 +271,7 @@ class MemoryMachine(RuleBasedStateMachine):
             assert trust == never.trust
             assert list(trust.heard) == list(never.trust.heard)
             assert live.ledger == never.ledger
+            assert live.sightings == never.sightings
             assert [*live.records] == [*never.records]
             assert (live.past, live.repeated) == (never.past, never.repeated)
             assert all(len(held) <= self.cap for (_, k), held in live.by.items() if k in VOTING)
@@ -255,10 +285,12 @@ class MemoryMachine(RuleBasedStateMachine):
         vector = EMBED.embed(["is it red"])[0]
         for user in ("ada", "bob", "eve"):
             for task in ("t", "u"):
+                known = self.memory.state.users.get(user)
+                home = known.moves.home(task) if known is not None else task
                 mine = [
                     r
                     for r in self.memory.records(user=user, kind=RecordKind.CASE)
-                    if r.task == task
+                    if r.task == home
                 ]
                 found = self.memory.nearest(vector, 100, user=user, task=task, kind=RecordKind.CASE)
                 scores = {r.id: score for r, score in found}

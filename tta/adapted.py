@@ -35,7 +35,7 @@ from tta.retrieval import (
     SentenceEmbedder,
     default_embedder,
 )
-from tta.step import Asked, Parts, answered, asked, prompted, respond, with_testimony
+from tta.step import Asked, Parts, answered, asked, learned, named, prompted, respond
 from tta.stream import Stream
 from tta.taskbook import TaskBook
 from tta.types import (
@@ -195,8 +195,7 @@ class Adapted:
             memory = self._parts.memory
             memory.sync()
             about = None if isinstance(feedback, Rule) else memory.event(feedback.response)
-            event = with_testimony(feedback_event(feedback, about, user=who), about)
-            return memory.learn(self._parts.passages.told(event, about))
+            return learned(self._parts, feedback_event(feedback, about, user=who), about)
 
     def rule(self, text: str, *, task: str = ANY_TASK, user: str | None = None) -> Learned:
         """A standing instruction, for one task or for all."""
@@ -329,7 +328,7 @@ class Adapted:
     @property
     def tasks(self) -> TaskBook:
         """The tasks of this user, and what is known of each: to be looked at, and edited."""
-        return TaskBook(self._parts.memory, self._parts.profiles, self.user)
+        return self._parts.book(self.user)
 
     def close(self) -> None:
         """Write out and release the memory; the model stays usable."""
@@ -359,6 +358,7 @@ class Adapted:
         ticket: Ticket | None = None,
     ) -> Response:
         with self._parts.lock:
+            named(self._parts, request, wanted)
             known = asked(self._parts, request, wanted)
             decision = self._decider(ticket).decide(*known.told)
             response = respond(known, decision, started, self)
@@ -378,6 +378,7 @@ class Adapted:
         """The step again; the lock is let go of whenever others may run."""
         started = perf_counter()
         with self._parts.lock:
+            named(self._parts, request, wanted)
             known = asked(self._parts, request, wanted)
             decision = self._parts.decider.settled(*known.told)
         shown = decision is None

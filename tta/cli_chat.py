@@ -126,7 +126,8 @@ class Talk:
             self._given.remove(feedback)
 
     def _report(self, learned: Learned) -> None:
-        note(f"{learned.reason} (feedback {learned.feedback})")
+        for one in (learned, *learned.led_to):
+            note(f"{one.reason} (feedback {one.feedback})")
 
     def _why(self) -> None:
         reply = self._last()

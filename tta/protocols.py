@@ -193,14 +193,36 @@ class Sighting:
 @dataclass(slots=True, kw_only=True)
 class Sightings:
     """All of one user, only to be read: the newest task of each pattern, oldest pattern first; the
-    distinct ones in their order; how many others there were, by whether they were bare.
+    distinct ones in their order; how many others there were, by whether they were bare; the names
+    of tasks that are a part of others by now.
 
-    One object as long as there are only more of them; another one after a forgetting.
+    One object as long as there are only more of them; another one after a forgetting, and where
+    tasks were merged or split.
     """
 
     patterns: dict[str, str] = field(default_factory=dict)
     distinct: list[Sighting] = field(default_factory=list)
     repeats: dict[bool, int] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """All of `task` is of `into` since then; or, of a split, what came by one of `patterns`.
+
+    `taught` are the feedback of those patterns; `because` is the feedback that led to it, if it was
+    not said by hand.
+    """
+
+    task: str
+    into: str
+    patterns: frozenset[str] | None = None
+    because: str = ""
+    taught: set[str] = field(default_factory=set)
+
+    def takes(self, pattern: str, feedback: str) -> bool:
+        """Whether what is of `task` goes, by its pattern or by the feedback that it comes from."""
+        return self.patterns is None or pattern in self.patterns or feedback in self.taught
 
 
 class Seen(Protocol):

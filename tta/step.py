@@ -31,12 +31,13 @@ from tta.protocols import Embedder, Learner, Model
 from tta.response import Response
 from tta.retrieval import Banks, Names, Packed, Passages, Recaller, Reranker, pack
 from tta.taskbook import TaskBook
-from tta.tasks import Profiles, TaskInferer
+from tta.tasks import Profiles, Regroup, TaskInferer
 from tta.types import (
     Context,
     Event,
     EventKind,
     Json,
+    Learned,
     Prompt,
     Recall,
     Request,
@@ -68,6 +69,7 @@ class Parts:
     decider: Decider
     budget: int
     batch: Batch | None
+    regroup: Regroup
     aside: Aside = field(default_factory=Aside)
     forgotten: Counter[str] = field(default_factory=Counter)
     """How often each user was: what was begun before is not recorded after."""
@@ -90,12 +92,12 @@ class Parts:
         )
         shown = DEMONSTRATIONS if model is not None else 0
         recaller = Recaller(memory, embedder, demonstrations=shown, passages=passages)
-        names = Names(embedder)
+        names, tasks = Names(embedder), TaskInferer(memory, embedder)
         banks = Banks(memory, recaller, embedder, names)
         return cls(
             model=model,
             memory=memory,
-            tasks=TaskInferer(memory, embedder),
+            tasks=tasks,
             profiles=Profiles(memory),
             recaller=recaller,
             banks=banks,
@@ -103,7 +105,12 @@ class Parts:
             decider=Decider(model, names, banks),
             budget=budget,
             batch=Batch(lambda: model.plan.ragged) if model is not None else None,
+            regroup=Regroup(memory, tasks),
         )
+
+    def book(self, user: str) -> TaskBook:
+        """A user's tasks."""
+        return TaskBook(self.memory, self.profiles, self.regroup, user)
 
     def forget(self, user: str) -> None:
         """Let go of what is held of a user outside of the memory."""
@@ -113,6 +120,7 @@ class Parts:
         self.passages.forget(user)
         self.tasks.forget(user)
         self.profiles.forget(user)
+        self.regroup.forget(user)
         self.forgotten[user] += 1
 
 
@@ -190,12 +198,22 @@ def infer(parts: Parts, request: Request, wanted: Output | None) -> Task:
     return parts.tasks.infer(request, form=form, width=width)
 
 
+def named(parts: Parts, request: Request, wanted: Output | None) -> None:
+    """Who names a task says that it is one: what was merged or split against that is taken back."""
+    moves = parts.memory.moves(request.user)
+    if any(move.task == request.task for move in moves.values()):
+        task = infer(parts, request, wanted)
+        for name, move in list(moves.items()):
+            if move.task == task.name and move.takes(task.pattern, ""):
+                parts.memory.undo(name, user=request.user)
+
+
 def held(parts: Parts, request: Request, task: Task) -> Output | None:
     """Where no output was named, the one that the task's open answers are held to."""
     judged = request.verify is not None or request.verify_step is not None
     if request.output is not None or judged:
         return None
-    return Output.of(TaskBook(parts.memory, parts.profiles, request.user).held(task.name))
+    return Output.of(parts.book(request.user).held(task.name))
 
 
 def asked(parts: Parts, request: Request, wanted: Output | None) -> Asked:
@@ -264,7 +282,13 @@ def context_of(packed: Packed, rendered: Prompt) -> Context:
     )
 
 
-def with_testimony(event: Event, about: Event | None) -> Event:
+def learned(parts: Parts, event: Event, about: Event | None) -> Learned:
+    """What feedback has changed, and what that led to."""
+    event = parts.passages.told(_with_testimony(event, about), about)
+    return replace(parts.memory.learn(event), led_to=parts.regroup.after(event))
+
+
+def _with_testimony(event: Event, about: Event | None) -> Event:
     """The event with what it says of the experts that answered: folding it needs no more."""
     if about is None:
         return event
@@ -293,5 +317,6 @@ def answered(response: Response, decision: Decision, model: Model | None) -> Eve
             "form": response.task.form,
             "width": response.task.width,
             "sources": [source.id for source in response.context.sources],
+            "named": response.request.task is not None,
         },
     )

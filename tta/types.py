@@ -405,15 +405,20 @@ Feedback = Rating | Correction | Edit | Preference | Note | Rule
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Learned:
-    """What one piece of feedback changed, and why. `feedback` is the id to undo it by."""
+    """What one piece of feedback changed, and why. `feedback` is the id to undo it by.
+
+    `led_to` are the tasks that were merged or split because of it, each to be undone by itself.
+    """
 
     feedback: str
     added: tuple[Record, ...] = ()
     removed: tuple[Record, ...] = ()
     reason: str = ""
+    led_to: tuple[Learned, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Learned +{len(self.added)} -{len(self.removed)}: {self.reason}>"
+        reasons = "; ".join([self.reason, *(other.reason for other in self.led_to)])
+        return f"<Learned +{len(self.added)} -{len(self.removed)}: {reasons}>"
 
 
 # ---------------------------------------------------------------------------------- journal
@@ -433,6 +438,8 @@ class EventKind(StrEnum):
     PROMOTED = "promoted"
     SETTING = "freed"
     """Called in the journal what the first of them did."""
+    MERGED = "merged"
+    SPLIT = "split"
     UNDONE = "undone"
     FORGOTTEN = "forgotten"
 
@@ -445,7 +452,8 @@ class Event:
     `body` holds all that a fold needs, so that folding never looks anything up:
 
     ANSWERED    request, pattern, answer, candidates (texts), messages, model, opinions, margin,
-                bare, form, width, sources (ids of the passages shown)
+                bare, form, width, sources (ids of the passages shown), named (whether the caller
+                said which task it is)
     RATING      request, pattern, answer, value, comment
     CORRECTION  request, pattern, answer, text
     EDIT        request, pattern, answer, start, stop, text, result
@@ -455,12 +463,17 @@ class Event:
     READ        document, digest, passages (texts; none and no digest: the document is gone)
     PROMOTED    request, text, users (who agree on it; the event is of the scope that learns it)
     SETTING     one or more of `Settings`: free, samples, steps, experts
-    UNDONE      feedback
+    MERGED      into (the task that `task` is a part of from then on), because
+    SPLIT       into (the task of its own that `patterns` of `task` are from then on), patterns,
+                taught (the feedback on them so far), because
+    UNDONE      feedback, tasks (of a merge or split: which the user says are what they were)
     FORGOTTEN   events (how many were erased)
 
     `opinions` are what each expert thought of the likeliest answers; feedback carries as `heard`
     what it says of each, as `instead` what else could have been right, and as `cited` how right
-    (1 to -1) it proves each passage.
+    (1 to -1) it proves each passage. `because` is the feedback that led to it, if any. What is
+    inferred is recorded under the name that its pattern came with first, so that a merge or split
+    taken back holds for it too; `Response.task` has the name by then.
     """
 
     kind: EventKind
