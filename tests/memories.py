@@ -103,7 +103,9 @@ def reading(document: str, *texts: str, user: str = "ada", id: str = "d1") -> Ev
 
 def merged(task: str, into: str, *, user: str = "ada", id: str = "m1", because: str = "") -> Event:
     """All of a task is of another from now on."""
-    body: dict[str, Json] = {"into": into} | ({"because": because} if because else {})
+    body: dict[str, Json] = {"into": into}
+    if because:
+        body["because"] = because
     return Event(kind=EventKind.MERGED, user=user, task=task, id=id, body=body)
 
 

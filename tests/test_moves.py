@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -329,7 +329,7 @@ def test_what_cannot_be_merged_or_split_is_refused_and_nothing_is_written(
 ) -> None:
     events = len(list(desk.memory.events()))
     patterns = desk.tasks.patterns("post")
-    wrong = (
+    wrong: tuple[tuple[str, Callable[[], object]], ...] = (
         ("no task 'lost'", lambda: desk.tasks.merge("lost", into="post")),
         ("no task 'lost'", lambda: desk.tasks.merge("post", into="lost")),
         ("with itself", lambda: desk.tasks.merge("post", into="post")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -180,9 +180,11 @@ def accepted(part: str, *answers: str, start: int = 0, closed: int = 0) -> list[
     ]
 
 
-def nats(first: list[Accepted], second: list[Accepted], **usual: float) -> float:
+def nats(
+    first: list[Accepted], second: list[Accepted], usual: Mapping[str, float] | None = None
+) -> float:
     vectors = MINILM.embed([case.record.request for case in [*first, *second]])
-    return for_one([first, second], vectors, usual)
+    return for_one([first, second], vectors, usual or {})
 
 
 def test_a_rare_answer_in_common_says_more_than_yes_and_no() -> None:
@@ -193,7 +195,7 @@ def test_a_rare_answer_in_common_says_more_than_yes_and_no() -> None:
 
 def test_what_all_tasks_answer_says_little_of_two() -> None:
     parts = accepted("a", *["ask for a photo"] * 3), accepted("b", *["ask for a photo"] * 3)
-    assert nats(*parts, **{"ask for a photo": 0.5}) < nats(*parts) - 1
+    assert nats(*parts, {"ask for a photo": 0.5}) < nats(*parts) - 1
 
 
 def test_answers_of_a_closed_set_at_random_say_nothing() -> None:
