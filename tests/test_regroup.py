@@ -201,11 +201,11 @@ def test_what_all_tasks_answer_says_little_of_two() -> None:
 def test_answers_of_a_closed_set_at_random_say_nothing() -> None:
     rng = np.random.default_rng(7)
     for closed in (2, 6, 77):
-        parts = [
+        first, second = (
             accepted(part, *(str(n) for n in rng.integers(closed, size=30)), closed=closed)
             for part in ("a", "b")
-        ]
-        assert abs(nats(*parts)) < 2
+        )
+        assert abs(nats(first, second)) < 2
 
 
 def test_one_group_alone_says_nothing() -> None:
