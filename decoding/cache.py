@@ -15,14 +15,15 @@ it.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tta.decoding.engine import Prefix, check_evaluating
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 CHUNK = 512
@@ -35,11 +36,12 @@ Key = tuple[object, str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    """Beginnings of one prompt in one scope; they share their storage, so they go together."""
+    """Beginnings of one prompt in one scope; the longest holds what the others do, so they go
+    together. `bytes`: of each tensor, by its `id`."""
 
     scope: str
     prefixes: dict[Key, Prefix] = field(repr=False)
-    bytes: int
+    bytes: dict[int, int]
 
 
 class PrefixCache:
@@ -53,6 +55,7 @@ class PrefixCache:
         self.bytes = 0
         self._found: dict[Key, _Entry] = {}
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._uses: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -69,17 +72,16 @@ class PrefixCache:
 
     def put(self, scope: str, prefixes: dict[Key, Prefix]) -> None:
         """Keep the beginnings of one prompt, shortest first."""
-        taken = _compacted(list(prefixes.values()))
-        if taken > self.limit // 2:
+        entry = _Entry(scope, dict(prefixes), _bytes(prefixes.values()))
+        if sum(entry.bytes.values()) > self.limit // 2:
             return
-        entry = _Entry(scope, dict(prefixes), taken)
         with self._lock:
             for key in prefixes:
                 if key in self._found:
                     self._drop(self._found[key])
             self._found.update(dict.fromkeys(prefixes, entry))
             self._entries[id(entry)] = entry
-            self.bytes += taken
+            self._count(entry, 1)
             while self.bytes > self.limit:
                 self._drop(next(iter(self._entries.values())))
 
@@ -91,10 +93,19 @@ class PrefixCache:
 
     def _drop(self, entry: _Entry) -> None:
         del self._entries[id(entry)]
-        self.bytes -= entry.bytes
+        self._count(entry, -1)
         for key in entry.prefixes:
             if self._found.get(key) is entry:
                 del self._found[key]
+
+    def _count(self, entry: _Entry, one: int) -> None:
+        """An entry comes (1) or goes (-1): what others hold as well is counted once."""
+        for tensor, size in entry.bytes.items():
+            alone = self._uses[tensor] == (0 if one > 0 else 1)
+            self._uses[tensor] += one
+            self.bytes += one * size if alone else 0
+            if not self._uses[tensor]:
+                del self._uses[tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,28 +165,11 @@ def _state(model: PreTrainedModel) -> object:
     return hash((model.config._attn_implementation, *weights))
 
 
-def _compacted(prefixes: Sequence[Prefix]) -> int:
-    """Let shorter beginnings use the longest one's keys and values; bytes of all together."""
-    from tta.decoding.layers import layer_bytes
+def _bytes(prefixes: Iterable[Prefix]) -> dict[int, int]:
+    from tta.decoding.layers import tensors
 
-    longest = prefixes[-1].cache
-    if longest is None:
-        return sum(p.logits.numel() * p.logits.element_size() for p in prefixes)
-    total = sum(map(layer_bytes, longest.layers))
-    for prefix in prefixes[:-1]:
-        assert prefix.cache is not None
-        for layer, whole in zip(prefix.cache.layers, longest.layers, strict=True):
-            total += 0 if _viewed(layer, whole) else layer_bytes(layer)
-    return total + sum(p.logits.numel() * p.logits.element_size() for p in prefixes)
-
-
-def _viewed(layer: Any, whole: Any) -> bool:  # noqa: ANN401 - layers have no common base
-    """Let a layer use the storage of one that holds the same and more, where it has such."""
-    from tta.decoding.layers import keeps_all
-
-    if not keeps_all(layer):
-        return False
-    tokens = layer.keys.shape[-2]
-    layer.keys = whole.keys[:, :, :tokens]
-    layer.values = whole.values[:, :, :tokens]
-    return True
+    held: list[torch.Tensor] = []
+    for prefix in prefixes:
+        layers = prefix.cache.layers if prefix.cache is not None else ()
+        held += [prefix.logits, *(tensor for layer in layers for tensor in tensors(layer))]
+    return {id(tensor): tensor.numel() * tensor.element_size() for tensor in held}

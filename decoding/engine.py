@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -88,10 +88,9 @@ class Prefix:
         else:
             held = start.continued(grouped=grouped)
             out = forward(model, self.ids[:, len(start) :], cache=held, last=True)
-            held = _settled(held) if grouped else held
         self.logits: torch.Tensor = out.logits[:, -1]
         """Shape (1, V)."""
-        self.cache: Cache | None = held if _forkable(held) else None
+        self.cache: Cache | None = _kept(held, start) if _forkable(held) else None
 
     def __len__(self) -> int:
         return self.ids.shape[1]
@@ -207,13 +206,13 @@ def check_evaluating(model: PreTrainedModel) -> None:
         )
 
 
-def _settled(cache: Cache) -> Cache:
-    from tta.decoding.attention import settled
+def _kept(cache: Cache, start: Prefix | None) -> Cache:
+    from tta.decoding.layers import kept
 
-    return settled(cache)
+    return kept(cache, None if start is None else start.cache)
 
 
-def _forkable(cache: object) -> bool:
+def _forkable(cache: object) -> TypeGuard[Cache]:
     from transformers import Cache
 
     return isinstance(cache, Cache) and bool(cache.layers)

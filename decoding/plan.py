@@ -214,7 +214,10 @@ def _choices(prefix: engine.Prefix, against: list[str]) -> Way:
 def _attention_only(cache: Cache) -> bool:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    return all(type(x) in (DynamicLayer, DynamicSlidingWindowLayer) for x in cache.layers)
+    from tta.decoding.layers import keeps_all
+
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(keeps_all(x) or type(x) in plain for x in cache.layers)
 
 
 def _short_convolutions(cache: Cache) -> bool:
