@@ -226,6 +226,9 @@ class Batch:
 
     def _settle(self, logits: torch.Tensor) -> None:
         """Each row's next token; in one go, since the vocabulary is read for all at once."""
+        for i, (row, group) in enumerate(self._live):
+            if group.rules.heard is not None:
+                group.rules.heard([row], logits[i : i + 1])
         allowed = [_charged(group, row.allowed, logits.shape[-1]) for row, group in self._live]
         rows, rules = [row for row, _ in self._live], self._live[0][1].rules
         try:

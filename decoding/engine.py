@@ -279,6 +279,8 @@ class Rules:
     limit: int
     stops: Callable[[Sequence[int]], bool] | None = None
     reject: Callable[[Sequence[Row]], Sequence[int]] | None = None
+    heard: Callable[[Sequence[Row], torch.Tensor], None] | None = None
+    """Is told of each row's logits (N, V) before it takes the next token."""
     sampling: Sampling = field(default_factory=Sampling)
     vocabulary: int | None = None
     """How many of the logits' columns the tokenizer knows; all of them when None."""
@@ -320,14 +322,14 @@ def steps(
         ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
         logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
         for place in range(logits.shape[1]):
-            _advance_all(live, logits[:, place], rules)
+            advance_all(live, logits[:, place], rules)
         passes += 1
 
 
 def begin(prefix: Prefix, rows: Sequence[Row], rules: Rules) -> None:
     """Give rows their first tokens."""
     prepare(rows)
-    _advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
+    advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
 
 
 def prepare(rows: Sequence[Row]) -> None:
@@ -354,7 +356,10 @@ def _ahead(live: Sequence[Row], rules: Rules) -> int:
     return min(min(len(row.forced), rules.limit - len(row.ids) - 1) for row in live)
 
 
-def _advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
+def advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
+    """The next token of each row; `logits` (N, V)."""
+    if rules.heard is not None:
+        rules.heard(live, logits)
     allowed = [row.allowed(logits.shape[-1]) for row in live]
     settle(live, sampled(live, logits, allowed, rules), rules)
 
