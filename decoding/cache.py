@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tta.decoding.engine import Prefix, check_evaluating
@@ -126,15 +127,16 @@ def prefill(
     scope: str = "",
     resumes: bool = True,
     grouped: bool = False,
+    run: Callable[[Sequence[int]], Prefix] | None = None,
 ) -> Filled:
     """Run a prompt, from the longest beginning of it that this scope may use.
 
     `resumes`: the model can be run in pieces; otherwise only a whole prompt is found again.
-    `grouped`: as for `Prefix`.
+    `grouped`: as for `Prefix`. `run`: how what nothing was run before is run.
     """
-    ids = tuple(ids)
+    ids, run = tuple(ids), run or partial(Prefix, model)
     if cache is None or cache.limit <= 0:
-        return Filled(Prefix(model, ids), 0, 1)
+        return Filled(run(ids), 0, 1)
     check_evaluating(model)  # also where nothing is left to run
     state = _state(model)
     cuts = [*range(CHUNK, len(ids), CHUNK), len(ids)] if resumes else [len(ids)]
@@ -143,7 +145,10 @@ def prefill(
     reused = cuts[at - 1] if prefix is not None else 0
     new: dict[Key, Prefix] = {}
     for key in keys[at:]:
-        prefix = new[key] = Prefix(model, key[2], start=prefix, grouped=grouped)
+        ids = key[2]
+        begun = prefix is not None
+        prefix = Prefix(model, ids, start=prefix, grouped=grouped) if begun else run(ids)
+        new[key] = prefix
     if new:
         cache.put(scope, new)
     assert prefix is not None  # there is always a cut at the end

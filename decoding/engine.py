@@ -92,6 +92,18 @@ class Prefix:
         """Shape (1, V)."""
         self.cache: Cache | None = _kept(held, start) if _forkable(held) else None
 
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, ids: Sequence[int], logits: torch.Tensor, cache: Cache
+    ) -> Prefix:
+        """One that was run with others (`padded`)."""
+        import torch
+
+        prefix = cls.__new__(cls)
+        prefix.model, prefix.logits, prefix.cache = model, logits, cache
+        prefix.ids = torch.tensor([list(ids)], dtype=torch.long, device=logits.device)
+        return prefix
+
     def __len__(self) -> int:
         return self.ids.shape[1]
 
