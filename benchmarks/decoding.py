@@ -11,7 +11,6 @@ With `--device cuda` times are wall-clock and the model is in bfloat16; `--width
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 import statistics
@@ -298,8 +297,7 @@ def ragged() -> dict[str, float]:
 
     def base() -> None:
         prefix = Prefix(model(), ids)
-        held = copy.deepcopy(prefix.cache)
-        assert held is not None
+        held = prefix.continued()
         held.reorder_cache(torch.zeros(16, dtype=torch.long))  # type: ignore[arg-type]
         rows, logits = engine.Rows(model(), prefix.ids, held), prefix.logits.expand(16, -1)
         for step in range(63):

@@ -10,25 +10,34 @@ and the caller falls back to a copied cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from tta.decoding.layers import Layer, keeps_all, light_copy
+from tta.decoding.layers import Layer, PiecedLayer, keeps_all, light_copy
 from tta.errors import UnsupportedModel
 
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _GET = torch.Tensor.__getitem__
 _ALL = slice(None)
 _NEW_AXIS = (_ALL, _ALL, None, _ALL, _ALL)
 
 
+class Attending(Protocol):
+    """A layer that answers the attention operator itself."""
+
+    def attend(
+        self, query: torch.Tensor, mask: torch.Tensor | None, scale: float
+    ) -> torch.Tensor: ...
+
+
 class Keys(torch.Tensor):
     """Keys or values of the rows themselves, which know the layer that holds the rest."""
 
-    layer: PrefixedLayer
+    layer: Attending
     _allowed: ClassVar[frozenset[Any]] = frozenset(
         (
             *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")),
@@ -43,7 +52,7 @@ class Keys(torch.Tensor):
     )
 
     @classmethod
-    def of(cls, tensor: torch.Tensor, layer: PrefixedLayer) -> Keys:
+    def of(cls, tensor: torch.Tensor, layer: Attending) -> Keys:
         keys: Keys = tensor.as_subclass(cls)
         keys.layer = layer
         return keys
@@ -165,7 +174,7 @@ def shared(cache: Cache, n: int) -> Cache:
     layer: Layer
     for layer in cache.layers:
         if keeps_all(layer):
-            layers.append(SharedLayer(layer.keys, layer.values))
+            layers.append(SharedLayer(*layer.whole()))
             continue
         twin = light_copy(layer)
         twin.reorder_cache(index)
@@ -173,49 +182,54 @@ def shared(cache: Cache, n: int) -> Cache:
     return Cache(layers=layers)
 
 
-class GroupedLayer(PrefixedLayer):
-    """One row that goes on by several tokens at once, and ends as a plain layer. Queries of heads
-    that share their keys are laid side by side, where the model would copy the keys for each."""
+class GroupedLayer(PiecedLayer):
+    """One row that goes on by several tokens at once. Queries of heads that share their keys are
+    laid side by side, where the model would copy the keys for each; and pieces stay where they
+    are, where putting them together would copy all that came before."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys = torch.cat([self._keys, key_states], dim=-2)
-        self.values = torch.cat([self._values, value_states], dim=-2)
-        return Keys.of(self.keys, self), Keys.of(self.values, self)
+        self.pieces = (*self.pieces, (key_states, value_states))
+        return Keys.of(key_states, self), Keys.of(value_states, self)
 
     def attend(self, query: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
-        assert self.keys is not None and self.values is not None
         n, heads, steps, width = query.shape
-        q = query.reshape(n, self.keys.shape[1], -1, width)
-        if mask is not None:
-            mask = mask.repeat(1, 1, q.shape[2] // mask.shape[2], 1)
-        elif steps > 1:
+        if mask is None and steps > 1:
             raise not_shared("no mask for several tokens")
-        out = sdpa(q, self.keys, self.values, attn_mask=mask, scale=scale)
-        return out.reshape(n, heads, steps, -1)
+        q = query.reshape(n, self.pieces[0][0].shape[1], -1, width)
+        if mask is not None:
+            mask = _bias(mask).to(query.dtype).repeat(1, 1, q.shape[2] // steps, 1)
+        run = _by_pieces if query.device.type == "cpu" else _at_once
+        return run(self, q, mask, scale).reshape(n, heads, steps, -1)
 
-    def plain(self) -> DynamicLayer:
-        layer = DynamicLayer()
-        assert self.keys is not None and self.values is not None
-        layer.lazy_initialization(self.keys, self.values)
-        layer.keys, layer.values = self.keys, self.values
-        return layer
+
+def _at_once(
+    layer: PiecedLayer, q: torch.Tensor, bias: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    return sdpa(q, *layer.whole(), attn_mask=bias, scale=scale)
+
+
+def _by_pieces(
+    layer: PiecedLayer, q: torch.Tensor, bias: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Each piece by itself, merged by the log-sum-exp of its scores, which the operator behind
+    `sdpa` says as well; where a piece is visible as a whole, without a mask."""
+    found = []
+    stop = 0
+    for keys, values in layer.pieces:
+        start, stop = stop, stop + keys.shape[-2]
+        part = None if bias is None else bias[..., start:stop]
+        seen = part is None or not bool(part.any())
+        found.append(_flash(q, keys, values, attn_mask=None if seen else part, scale=scale))
+    shares = torch.stack([total for _, total in found]).softmax(0)[..., None].to(q.dtype)
+    outs = [out * share for (out, _), share in zip(found, shares, strict=True)]
+    return torch.stack(outs).sum(0)
 
 
 def grouped(cache: Cache) -> Cache:
-    """One row that continues `cache` by one pass; then `settled`."""
-    layers: list[Layer] = []
-    layer: Layer
-    for layer in cache.layers:
-        grows = keeps_all(layer)
-        layers.append(GroupedLayer(layer.keys, layer.values) if grows else light_copy(layer))
-    return Cache(layers=layers)
-
-
-def settled(cache: Cache) -> Cache:
-    """What a pass left in `cache`, in plain layers."""
-    layers = [x.plain() if isinstance(x, GroupedLayer) else x for x in cache.layers]
+    """One row that continues `cache` by one pass."""
+    layers = [GroupedLayer(x.pieces) if keeps_all(x) else light_copy(x) for x in cache.layers]
     return Cache(layers=layers)
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -21,6 +22,7 @@ from tta.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from tta.decoding.hf import HFModel
     from tta.decoding.ragged import Lanes
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_ROWS = 64
 """Rows in one pass; more callers wait until some are over."""
+
+
+MOST_TOKENS = 4096
+"""Tokens of prompts in one pass."""
 
 
 class Withdrawn(Exception):
@@ -74,6 +80,25 @@ class _Group:
         return [] if self.left else [row for row in self.rows if row.finish is None]
 
 
+@dataclass(slots=True, eq=False)
+class _Ask:
+    """A prompt to be run, and what it came to."""
+
+    ids: Sequence[int]
+    found: Prefix | None = None
+
+
+def _company(ask: _Ask, others: Sequence[_Ask]) -> list[_Ask]:
+    """Those that are run along: while less than half of it is padding, and it is not too much."""
+    found: list[_Ask] = []
+    for other in list(others):
+        lengths = [len(a.ids) for a in (ask, *found, other)]
+        padded = max(lengths) * len(lengths)
+        if padded <= min(MOST_TOKENS, 2 * sum(lengths)):
+            found.append(other)
+    return found
+
+
 class Batch:
     """All rows of one model that are drawn at present."""
 
@@ -82,6 +107,8 @@ class Batch:
         self._together = together
         self._turn = threading.Condition()
         self._led = False
+        self._filling = threading.Lock()
+        self._prompts: list[_Ask] = []
         self._waiting: list[_Group] = []
         self._running: list[_Group] = []
         # Only whoever leads touches these.
@@ -108,6 +135,32 @@ class Batch:
             return self._drawn(ticket, prefix, list(rows), rules)
 
         return steps
+
+    def run(self, ticket: Ticket, model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
+        """One caller's prompt. Whose turn it is runs those of all who wait by then."""
+        ticket.check()
+        ask = _Ask(ids)
+        self._prompts.append(ask)
+        with self._filling:
+            if ask.found is None:
+                self._fill(model, ask)
+        ticket.check()
+        assert ask.found is not None  # or it would have been raised
+        return ask.found
+
+    def _fill(self, model: PreTrainedModel, ask: _Ask) -> None:
+        from tta.decoding import padded
+
+        self._prompts.remove(ask)
+        with_it = _company(ask, self._prompts)
+        try:
+            found = padded.prefixes(model, [a.ids for a in (ask, *with_it)])
+        except Exception:  # of all together: each by itself, so that it is raised where it belongs
+            found, with_it = [Prefix(model, ask.ids)], []
+        for one, prefix in zip((ask, *with_it), found, strict=True):
+            one.found = prefix
+        for one in with_it:
+            self._prompts.remove(one)
 
     def _drawn(
         self, ticket: Ticket, prefix: Prefix, rows: list[Row], rules: Rules
@@ -226,6 +279,9 @@ class Batch:
 
     def _settle(self, logits: torch.Tensor) -> None:
         """Each row's next token; in one go, since the vocabulary is read for all at once."""
+        for i, (row, group) in enumerate(self._live):
+            if group.rules.heard is not None:
+                group.rules.heard([row], logits[i : i + 1])
         allowed = [_charged(group, row.allowed, logits.shape[-1]) for row, group in self._live]
         rows, rules = [row for row, _ in self._live], self._live[0][1].rules
         try:
@@ -280,7 +336,7 @@ class Joined:
     caller's step holds, once."""
 
     def __init__(self, model: HFModel, batch: Batch, ticket: Ticket, lock: Lock) -> None:
-        self._model = model.stepping(batch.steps(ticket), ticket.check)
+        self._model = model.stepping(batch.steps(ticket), partial(batch.run, ticket), ticket.check)
         self._ticket, self._lock = ticket, lock
 
     @property

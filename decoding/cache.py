@@ -15,14 +15,16 @@ it.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tta.decoding.engine import Prefix, check_evaluating
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 CHUNK = 512
@@ -35,11 +37,12 @@ Key = tuple[object, str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    """Beginnings of one prompt in one scope; they share their storage, so they go together."""
+    """Beginnings of one prompt in one scope; the longest holds what the others do, so they go
+    together. `bytes`: of each tensor, by its `id`."""
 
     scope: str
     prefixes: dict[Key, Prefix] = field(repr=False)
-    bytes: int
+    bytes: dict[int, int]
 
 
 class PrefixCache:
@@ -53,6 +56,7 @@ class PrefixCache:
         self.bytes = 0
         self._found: dict[Key, _Entry] = {}
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._uses: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -69,17 +73,16 @@ class PrefixCache:
 
     def put(self, scope: str, prefixes: dict[Key, Prefix]) -> None:
         """Keep the beginnings of one prompt, shortest first."""
-        taken = _compacted(list(prefixes.values()))
-        if taken > self.limit // 2:
+        entry = _Entry(scope, dict(prefixes), _bytes(prefixes.values()))
+        if sum(entry.bytes.values()) > self.limit // 2:
             return
-        entry = _Entry(scope, dict(prefixes), taken)
         with self._lock:
             for key in prefixes:
                 if key in self._found:
                     self._drop(self._found[key])
             self._found.update(dict.fromkeys(prefixes, entry))
             self._entries[id(entry)] = entry
-            self.bytes += taken
+            self._count(entry, 1)
             while self.bytes > self.limit:
                 self._drop(next(iter(self._entries.values())))
 
@@ -91,10 +94,19 @@ class PrefixCache:
 
     def _drop(self, entry: _Entry) -> None:
         del self._entries[id(entry)]
-        self.bytes -= entry.bytes
+        self._count(entry, -1)
         for key in entry.prefixes:
             if self._found.get(key) is entry:
                 del self._found[key]
+
+    def _count(self, entry: _Entry, one: int) -> None:
+        """An entry comes (1) or goes (-1): what others hold as well is counted once."""
+        for tensor, size in entry.bytes.items():
+            alone = self._uses[tensor] == (0 if one > 0 else 1)
+            self._uses[tensor] += one
+            self.bytes += one * size if alone else 0
+            if not self._uses[tensor]:
+                del self._uses[tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +127,16 @@ def prefill(
     scope: str = "",
     resumes: bool = True,
     grouped: bool = False,
+    run: Callable[[Sequence[int]], Prefix] | None = None,
 ) -> Filled:
     """Run a prompt, from the longest beginning of it that this scope may use.
 
     `resumes`: the model can be run in pieces; otherwise only a whole prompt is found again.
-    `grouped`: as for `Prefix`.
+    `grouped`: as for `Prefix`. `run`: how what nothing was run before is run.
     """
-    ids = tuple(ids)
+    ids, run = tuple(ids), run or partial(Prefix, model)
     if cache is None or cache.limit <= 0:
-        return Filled(Prefix(model, ids), 0, 1)
+        return Filled(run(ids), 0, 1)
     check_evaluating(model)  # also where nothing is left to run
     state = _state(model)
     cuts = [*range(CHUNK, len(ids), CHUNK), len(ids)] if resumes else [len(ids)]
@@ -132,7 +145,10 @@ def prefill(
     reused = cuts[at - 1] if prefix is not None else 0
     new: dict[Key, Prefix] = {}
     for key in keys[at:]:
-        prefix = new[key] = Prefix(model, key[2], start=prefix, grouped=grouped)
+        ids = key[2]
+        begun = prefix is not None
+        prefix = Prefix(model, ids, start=prefix, grouped=grouped) if begun else run(ids)
+        new[key] = prefix
     if new:
         cache.put(scope, new)
     assert prefix is not None  # there is always a cut at the end
@@ -154,28 +170,11 @@ def _state(model: PreTrainedModel) -> object:
     return hash((model.config._attn_implementation, *weights))
 
 
-def _compacted(prefixes: Sequence[Prefix]) -> int:
-    """Let shorter beginnings use the longest one's keys and values; bytes of all together."""
-    from tta.decoding.layers import layer_bytes
+def _bytes(prefixes: Iterable[Prefix]) -> dict[int, int]:
+    from tta.decoding.layers import tensors
 
-    longest = prefixes[-1].cache
-    if longest is None:
-        return sum(p.logits.numel() * p.logits.element_size() for p in prefixes)
-    total = sum(map(layer_bytes, longest.layers))
-    for prefix in prefixes[:-1]:
-        assert prefix.cache is not None
-        for layer, whole in zip(prefix.cache.layers, longest.layers, strict=True):
-            total += 0 if _viewed(layer, whole) else layer_bytes(layer)
-    return total + sum(p.logits.numel() * p.logits.element_size() for p in prefixes)
-
-
-def _viewed(layer: Any, whole: Any) -> bool:  # noqa: ANN401 - layers have no common base
-    """Let a layer use the storage of one that holds the same and more, where it has such."""
-    from tta.decoding.layers import keeps_all
-
-    if not keeps_all(layer):
-        return False
-    tokens = layer.keys.shape[-2]
-    layer.keys = whole.keys[:, :, :tokens]
-    layer.values = whole.values[:, :, :tokens]
-    return True
+    held: list[torch.Tensor] = []
+    for prefix in prefixes:
+        layers = prefix.cache.layers if prefix.cache is not None else ()
+        held += [prefix.logits, *(tensor for layer in layers for tensor in tensors(layer))]
+    return {id(tensor): tensor.numel() * tensor.element_size() for tensor in held}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -88,10 +88,21 @@ class Prefix:
         else:
             held = start.continued(grouped=grouped)
             out = forward(model, self.ids[:, len(start) :], cache=held, last=True)
-            held = _settled(held) if grouped else held
         self.logits: torch.Tensor = out.logits[:, -1]
         """Shape (1, V)."""
-        self.cache: Cache | None = held if _forkable(held) else None
+        self.cache: Cache | None = _kept(held, start) if _forkable(held) else None
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, ids: Sequence[int], logits: torch.Tensor, cache: Cache
+    ) -> Prefix:
+        """One that was run with others (`padded`)."""
+        import torch
+
+        prefix = cls.__new__(cls)
+        prefix.model, prefix.logits, prefix.cache = model, logits, cache
+        prefix.ids = torch.tensor([list(ids)], dtype=torch.long, device=logits.device)
+        return prefix
 
     def __len__(self) -> int:
         return self.ids.shape[1]
@@ -207,13 +218,13 @@ def check_evaluating(model: PreTrainedModel) -> None:
         )
 
 
-def _settled(cache: Cache) -> Cache:
-    from tta.decoding.attention import settled
+def _kept(cache: Cache, start: Prefix | None) -> Cache:
+    from tta.decoding.layers import kept
 
-    return settled(cache)
+    return kept(cache, None if start is None else start.cache)
 
 
-def _forkable(cache: object) -> bool:
+def _forkable(cache: object) -> TypeGuard[Cache]:
     from transformers import Cache
 
     return isinstance(cache, Cache) and bool(cache.layers)
@@ -280,6 +291,8 @@ class Rules:
     limit: int
     stops: Callable[[Sequence[int]], bool] | None = None
     reject: Callable[[Sequence[Row]], Sequence[int]] | None = None
+    heard: Callable[[Sequence[Row], torch.Tensor], None] | None = None
+    """Is told of each row's logits (N, V) before it takes the next token."""
     sampling: Sampling = field(default_factory=Sampling)
     vocabulary: int | None = None
     """How many of the logits' columns the tokenizer knows; all of them when None."""
@@ -321,14 +334,14 @@ def steps(
         ahead = 0 if how is Fork.SHARED else _ahead(live, rules)
         logits = state.forward(torch.tensor([[row.ids[-1], *row.forced[:ahead]] for row in live]))
         for place in range(logits.shape[1]):
-            _advance_all(live, logits[:, place], rules)
+            advance_all(live, logits[:, place], rules)
         passes += 1
 
 
 def begin(prefix: Prefix, rows: Sequence[Row], rules: Rules) -> None:
     """Give rows their first tokens."""
     prepare(rows)
-    _advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
+    advance_all(rows, prefix.logits.expand(len(rows), -1), rules)
 
 
 def prepare(rows: Sequence[Row]) -> None:
@@ -355,7 +368,10 @@ def _ahead(live: Sequence[Row], rules: Rules) -> int:
     return min(min(len(row.forced), rules.limit - len(row.ids) - 1) for row in live)
 
 
-def _advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
+def advance_all(live: Sequence[Row], logits: torch.Tensor, rules: Rules) -> None:
+    """The next token of each row; `logits` (N, V)."""
+    if rules.heard is not None:
+        rules.heard(live, logits)
     allowed = [row.allowed(logits.shape[-1]) for row in live]
     settle(live, sampled(live, logits, allowed, rules), rules)
 

@@ -203,7 +203,7 @@ def forest(cache: Cache, tree: Tree) -> Cache:
     layer: Layer
     for layer in cache.layers:
         if keeps_all(layer):
-            layers.append(ForestLayer(layer.keys, layer.values, tree))
+            layers.append(ForestLayer(*layer.whole(), tree))
         else:
             layers.append(ForestConvolution(layer.conv_states[0], tree))
     return Cache(layers=layers)

@@ -70,6 +70,7 @@ class HFModel:
         self._planning = threading.Lock()
         self._forced: tuple[str | None, str | None] = (None, None)
         self._steps: engine.Steps = engine.steps
+        self._run: Callable[[PreTrainedModel, Sequence[int]], engine.Prefix] = engine.Prefix
         self._check: Callable[[], None] = lambda: None
         self._answers: dict[tuple[int, str], tuple[int, ...]] = {}
 
@@ -169,11 +170,17 @@ class HFModel:
         _ = view.plan
         return view
 
-    def stepping(self, steps: engine.Steps, check: Callable[[], None]) -> HFModel:
-        """The same model whose rows are drawn by `steps`, in company for one (`batch`); `check`
-        raises where nobody waits for them any more."""
+    def stepping(
+        self,
+        steps: engine.Steps,
+        run: Callable[[PreTrainedModel, Sequence[int]], engine.Prefix],
+        check: Callable[[], None],
+    ) -> HFModel:
+        """The same model whose rows are drawn by `steps` and whose prompts are begun by `run`, in
+        company for one (`batch`); `check` raises where nobody waits for them any more."""
         view = copy.copy(self)
         view._steps, view._check = steps, check
+        view._run = run if self.plan.padded else engine.Prefix
         return view
 
     def forget(self, scope: str | None = None) -> None:
@@ -342,6 +349,7 @@ class HFModel:
             scope=scope or "",
             resumes=self.plan.resumes,
             grouped=self.plan.grouped,
+            run=partial(self._run, self.model),
         )
 
     def fork(self, prefix: engine.Prefix, n: int) -> engine.Fork:

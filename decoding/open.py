@@ -6,7 +6,7 @@ what was recalled; how opinions are mixed is `mixture`'s, what becomes of them `
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +17,7 @@ from tta.decoding.best import Best
 from tta.decoding.constrain import Output
 from tta.decoding.experts import EXACT, FORCE, FROZEN, RECALLED, is_contender, is_needed, settled
 from tta.decoding.mixture import Blend, normalise, without
+from tta.decoding.remembered import Remembered
 from tta.decoding.stop import Timing
 from tta.decoding.verify import Judge
 from tta.errors import ModelNeeded
@@ -113,7 +114,10 @@ class Drawing:
         source, prompt = _source(prompts, recall, leader)
         best = self._best(request, output, recall, standing)
         if request.verify_step is not None:
-            return self._searched(request, request.verify_step, output, source, prompt, best)
+            scorer = self._scorer(request, request.verify_step, recall)
+            return self._searched(
+                request, request.verify_step, scorer, output, source, prompt, best
+            )
         drawn, cost = self.sample(request, output, prompt, best.first, best)
         found = {c.text: (c, source) for c in reversed(drawn)}
         greedy = {source: drawn[0].text}
@@ -169,17 +173,17 @@ class Drawing:
         self,
         request: Request,
         steps: Steps,
+        scorer: Callable[[tuple[str, ...]], float],
         output: Output | None,
         source: str,
         prompt: Prompt,
         best: Best,
     ) -> Drawn:
         """What passed step by step: nothing else is a candidate."""
-        judge = Judge(verify=steps.check, seconds=request.verify_seconds)
         found, cost, stopped = self._asked(request).search(
             prompt,
             steps,
-            lambda done: judge.score("\0".join(done), done),
+            scorer,
             n=request.n if isinstance(request.n, int) else 1,
             max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
             seed=request.seed,
@@ -192,6 +196,16 @@ class Drawing:
         distinct = tuple({c.text: c for c in reversed(found)}.values())[::-1]
         sources = (source,) * len(distinct)
         return Drawn(candidates=distinct, source=sources, frozen=None, cost=cost, best=best)
+
+    def _scorer(
+        self, request: Request, steps: Steps, recall: Recall
+    ) -> Callable[[tuple[str, ...]], float]:
+        """How good the last of some steps is: by the caller's function, or by memory."""
+        if steps.check is None:
+            refused = refused_before(recall)
+            return Remembered.of(recall, refused, steps.end, self._readers.vectors)
+        judge = Judge(verify=steps.check, seconds=request.verify_seconds)
+        return lambda done: judge.score("\0".join(done), done)
 
     def opinions(
         self,

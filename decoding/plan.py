@@ -41,6 +41,7 @@ class Plan:
     prompt may be run in pieces, which is what lets one be continued from the prefix cache.
     `grouped`: that is done without copying the earlier keys for every head.
     `ragged`: rows of different lengths may be run in one pass.
+    `padded`: and so may prompts.
     `window`: tokens, the shortest sliding window. `why`: what spoke against the ways not used.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     resumes: bool
     grouped: bool = False
     ragged: bool = False
+    padded: bool = False
     window: int | None = None
     why: tuple[str, ...] = field(default=(), compare=False)
 
@@ -77,6 +79,7 @@ def plan(model: PreTrainedModel) -> Plan:
         resumes=resumes,
         grouped=groups,
         ragged=Together.fits(prefix) and _holds("padding", against, lambda: _ragged(prefix)),
+        padded=_short_convolutions(prefix.cache) and _holds("filling", against, _padded(prefix)),
         window=_window(prefix.cache),
         why=tuple(against),
     )
@@ -183,6 +186,25 @@ def _ragged(prefix: engine.Prefix) -> str:
     return _differ(logits[0], logits[1], prefix.logits.dtype)
 
 
+def _padded(prefix: engine.Prefix) -> Callable[[], str]:
+    """A prompt and a shorter one in one pass, and one token behind each, against each alone."""
+    import torch
+
+    from tta.decoding import padded
+
+    def difference() -> str:
+        prompts = (_TRIAL, _TRIAL[:2])
+        both = padded.prefixes(prefix.model, prompts)
+        logits = []
+        for run in (both, [engine.Prefix(prefix.model, ids) for ids in prompts]):
+            found = [p.logits for p in run]
+            found += [p.fork(1).forward(torch.tensor([[6]]))[:, -1] for p in run]
+            logits.append(torch.cat(found).float().log_softmax(-1))
+        return _differ(logits[0], logits[1], prefix.logits.dtype)
+
+    return difference
+
+
 def _scores(prefix: engine.Prefix, way: Way) -> str:
     ends: Sequence[int] = (12,)
     plain, _, _ = choices.score(prefix, _ANSWERS, ends, Way.ROWS)
@@ -214,7 +236,10 @@ def _choices(prefix: engine.Prefix, against: list[str]) -> Way:
 def _attention_only(cache: Cache) -> bool:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    return all(type(x) in (DynamicLayer, DynamicSlidingWindowLayer) for x in cache.layers)
+    from tta.decoding.layers import keeps_all
+
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(keeps_all(x) or type(x) in plain for x in cache.layers)
 
 
 def _short_convolutions(cache: Cache) -> bool:

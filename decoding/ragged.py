@@ -17,14 +17,14 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 from tta.decoding import engine
-from tta.decoding.layers import GrowingLayer, Layer
+from tta.decoding.layers import GrowingLayer, Layer, PiecedLayer, keeps_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tta.decoding.engine import Prefix
 
-_KEYED = (DynamicLayer, DynamicSlidingWindowLayer)
+_KEYED = (PiecedLayer, DynamicLayer, DynamicSlidingWindowLayer)
 
 
 class Lanes(Protocol):
@@ -58,7 +58,7 @@ class PaddedLayer(GrowingLayer):
     mask: what has left it is kept, since rows leave it at different times."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, *, sliding: bool) -> None:
-        super().__init__(keys, values)
+        super().__init__([(keys, values)])
         self.is_sliding = sliding
 
     def cut(self, row: int, tokens: int) -> PaddedLayer:
@@ -138,6 +138,8 @@ class Together:
 
 def _own(layer: Layer, tokens: int) -> Layer:
     """A layer of one row, to be continued and changed."""
+    if keeps_all(layer):
+        return PaddedLayer(*layer.whole(), sliding=False)
     if type(layer) not in _KEYED:
         return copy.deepcopy(layer)
     keys, values = (_ending(states, tokens) for states in (layer.keys, layer.values))

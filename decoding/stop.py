@@ -14,6 +14,8 @@ from math import ceil, erf, exp, inf, isfinite, lgamma, log, pi, sqrt
 from tta.errors import InvalidSetting
 
 CONFIDENCE = 0.95
+MANY = 64
+"""Rows that are drawn at once at most."""
 _TINY = 1e-300
 
 
@@ -216,21 +218,32 @@ class Timing:
         for i, value in enumerate((rows, ms, rows * rows, rows * ms)):
             self._sums[i] += value
 
+    @property
+    def known(self) -> bool:
+        """Whether two sizes were seen."""
+        return self._n > 1 and self._sums[2] * self._n - self._sums[0] ** 2 > 1e-9
+
+    @property
+    def worth(self) -> int:
+        """How many rows cost as much as the fixed part."""
+        fixed, each = self.line()
+        return ceil(min(fixed / each, MANY)) if each > 0.0 else MANY
+
     def line(self) -> tuple[float, float]:
         """(fixed, each), neither negative."""
         if not self._n:
             return 1.0, 0.0
         x, y, xx, xy = (value / self._n for value in self._sums)
-        spread = xx - x * x
-        each = max(0.0, (xy - x * y) / spread) if spread > 1e-9 else 0.0
+        each = max(0.0, (xy - x * y) / (xx - x * x)) if self.known else 0.0
         return max(0.0, y - each * x), each
 
 
 def waves(limit: int, *, first: int = 4, timing: Timing | None = None) -> Iterator[int]:
     """How many to draw at once: 4, 4, 8, 16, ..., `limit` in all.
 
-    Few waves cost few times the fixed part of a step; small waves draw little too much. Where a
-    row costs as much as the fixed part (`timing`), a wave is not larger than the first.
+    Few waves cost few times the fixed part of a step; small waves draw little too much. As soon as
+    it was measured what rows cost (`timing`), a wave has as many as cost together what another
+    wave's step would.
     """
     if limit < 1 or first < 1:
         raise InvalidSetting(
@@ -241,10 +254,8 @@ def waves(limit: int, *, first: int = 4, timing: Timing | None = None) -> Iterat
         size = min(size, limit - drawn)
         yield size
         drawn += size
-        fixed, each = timing.line() if timing is not None else (1.0, 0.0)
-        # The next wave doubles what there is, as long as its rows cost less than another pass.
-        most = drawn if each <= 0.0 else max(first, ceil(fixed / each))
-        size = min(drawn, most)
+        # Unless it is known better, the next wave doubles what there is.
+        size = max(first, timing.worth) if timing is not None and timing.known else drawn
 
 
 # ----------------------------------------------------------------------- successive halving

@@ -5,6 +5,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import tta
-from tta.decoding import Batch, HFModel, Ticket, engine, load
+from tta.decoding import Batch, HFModel, Ticket, engine, load, padded
+from tta.decoding.plan import plan
 from tta.decoding.ragged import Apart, Together
+from tta.decoding.sample import uniforms
 from tta.errors import InvalidOutput, PromptTooLong, UnsupportedModel
 from tta.request import Options
 from tta.types import Candidate, Message
@@ -57,9 +60,9 @@ def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
     return found
 
 
-def joined(batch: Batch) -> tuple[engine.Steps, Callable[[], None]]:
+def joined(batch: Batch) -> tuple[engine.Steps, Any, Callable[[], None]]:
     ticket = Ticket(batch)
-    return batch.steps(ticket), ticket.check
+    return batch.steps(ticket), partial(batch.run, ticket), ticket.check
 
 
 def asked(text: str) -> tuple[Message, ...]:
@@ -357,3 +360,62 @@ def test_what_was_begun_before_a_forgetting_is_not_recorded_after_it(
 def test_without_a_model_a_call_can_be_awaited(names_only: tta.Adapted) -> None:
     reply = asyncio.run(names_only.acall("lost card", output=["card", "parcel"]))
     assert reply.text == "card"
+
+
+# ------------------------------------------------------------------------------------- prompts
+
+PROMPTS = ([5, 9, 3, 7, 11, 2], [8], [4, 4, 9], [6, 2, 3, 5])
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_prompts_in_one_pass_are_what_they_are_alone(name: str) -> None:
+    model = build(name)
+    if not plan(model).padded:
+        assert name in ("mistral", "gemma2", "gemma3", "mamba", "qwen3_next")
+        return
+    for ids, both in zip(PROMPTS, padded.prefixes(model, PROMPTS), strict=True):
+        alone = engine.Prefix(model, ids)
+        torch.testing.assert_close(both.logits, alone.logits, atol=1e-5, rtol=1e-4)
+        drawn = []
+        for prefix in (both, alone):
+            rows = [engine.Row(uniforms=uniforms(0, i, 12)) for i in range(3)]
+            engine.draw(prefix, rows, engine.Rules(ends=(), limit=12))
+            drawn.append([row.ids for row in rows])
+        assert drawn[0] == drawn[1]
+
+
+def waiting(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[Any]:
+    """What each gets of prompts that have waited for their turn together."""
+    batch = Batch(lambda: True)
+    with batch._filling:
+        threads: list[Any] = []
+        works = [partial(batch.run, Ticket(batch), model, ids) for ids in prompts]
+        found: list[Any] = []
+        threads.append(threading.Thread(target=lambda: found.extend(at_once(works))))
+        threads[0].start()
+        while len(batch._prompts) < len(prompts):
+            time.sleep(0.001)
+    threads[0].join(timeout=120)
+    assert not batch._prompts
+    return found
+
+
+def test_prompts_that_wait_together_are_run_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch, tiny_llama: PreTrainedModel
+) -> None:
+    passes: list[int] = []
+    forward = engine.forward
+
+    def noted(model: Any, ids: torch.Tensor, **more: Any) -> Any:
+        passes.append(len(ids))
+        return forward(model, ids, **more)
+
+    monkeypatch.setattr(engine, "forward", noted)
+    found = waiting(tiny_llama, PROMPTS)
+    assert passes == [len(PROMPTS)]
+    assert [prefix.ids.tolist()[0] for prefix in found] == [list(ids) for ids in PROMPTS]
+
+
+def test_a_prompt_that_cannot_be_run_fails_alone(tiny_llama: PreTrainedModel) -> None:
+    found = waiting(tiny_llama, [[5, 9], [10**6, 3], [7, 2]])
+    assert [type(each) for each in found] == [engine.Prefix, IndexError, engine.Prefix]

@@ -47,6 +47,15 @@ def test_what_is_said_of_the_end_of_drawing_holds_the_posterior(chat: tta.Adapte
     assert reply.why.posterior[-1] >= 0.95 > max(reply.why.posterior[:-1])
 
 
+def test_a_sample_that_says_again_what_was_said_takes_no_pass(chat: tta.Adapted) -> None:
+    some, every = chat(HARD, output=int, n=tta.UpTo(16, sure=1)), chat(HARD, output=int, n=16)
+    said = len(some.why.samples)
+    assert some.why.samples == every.why.samples[:said]
+    assert len(set(some.why.samples)) < said  # some say again what others said before them
+    tokens = {str(c.text): len(c.token_ids) for c in every.candidates}
+    assert some.cost.drawn < sum(tokens[str(text)] for text in some.why.samples)
+
+
 def test_so_many_samples_as_are_asked_for_and_each_votes(chat: tta.Adapted) -> None:
     reply = chat(HARD, n=12, seed=3)
     assert len(reply.why.samples) == 12

@@ -9,6 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tta.decoding import cache, load
 from tta.decoding.cache import PrefixCache, prefill
+from tta.decoding.engine import Fork
+from tta.decoding.layers import tensors
 from tta.decoding.plan import plan
 from tta.errors import UnsupportedModel
 from tta.types import Prompt
@@ -154,6 +156,39 @@ def test_beginnings_of_one_prompt_share_their_memory(tiny_llama: PreTrainedModel
     assert pieces.bytes == whole.bytes + 4 * logits
 
 
+def test_prompts_that_begin_alike_hold_their_beginning_once(tiny_llama: PreTrainedModel) -> None:
+    kept, again, asked = PrefixCache(), PrefixCache(), (*IDS[:64], 5, 5)
+    prefill(tiny_llama, IDS, kept)
+    whole = kept.bytes
+    assert prefill(tiny_llama, asked, kept).reused == 64
+    logits = 4 * tiny_llama.config.vocab_size
+    token = (whole - 5 * logits) // len(IDS)
+    assert kept.bytes == whole + 2 * token + logits
+    prefill(tiny_llama, asked, again)
+    kept.limit = kept.bytes - 1
+    kept.put("", {})  # one has to go: what the other needs of it stays, and still counts
+    assert kept.bytes == again.bytes - 4 * logits
+    assert prefill(tiny_llama, asked, kept).reused == 66
+
+
+def test_what_continues_a_prompt_leaves_its_pieces_as_they_were(
+    any_model: PreTrainedModel,
+) -> None:
+    if any_model.config.model_type == "mamba":
+        return  # never run in pieces
+    kept, grouped = PrefixCache(), plan(any_model).grouped
+    held = prefill(any_model, IDS[:40], kept, grouped=grouped).prefix.cache
+    assert held is not None
+    before = [t.clone() for layer in held.layers for t in tensors(layer)]
+    prefix = prefill(any_model, (*IDS[:40], 5), kept, grouped=grouped).prefix
+    for how in (Fork.FORKED, plan(any_model).rows):
+        rows = prefix.fork(2, how)
+        rows.forward(torch.tensor([[6], [7]]))
+        rows.keep([1, 1])
+    after = [t for layer in held.layers for t in tensors(layer)]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
 def test_weights_that_change_leave_nothing_behind(
     tiny_llama: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -164,7 +199,7 @@ def test_weights_that_change_leave_nothing_behind(
         next(tiny_llama.parameters()).mul_(1.5)
     changed, cost = model.choose(prompt, ["card"], scope="ada")
     assert cost.reused == 0
-    assert changed == load(tiny_llama, chat_tokenizer).choose(prompt, ["card"])[0]
+    assert changed == load(tiny_llama, chat_tokenizer).choose(prompt, ["card"], scope="ada")[0]
 
 
 def test_a_model_in_training_mode_is_refused_however_much_is_cached(

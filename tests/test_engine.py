@@ -1,6 +1,5 @@
 """The ways rows and tries are run: what is chosen, and that all of them give the same numbers."""
 
-import copy
 import threading
 from typing import Any
 
@@ -230,8 +229,7 @@ def test_rows_that_leave_are_replaced_by_the_last() -> None:
 def test_rows_that_grow_in_place_move_as_copied_ones_do(moves: list[list[int]]) -> None:
     model = build("llama")
     prefix = Prefix(model, [5, 9, 3])
-    assert prefix.cache is not None
-    plain = copy.deepcopy(prefix.cache)
+    plain = prefix.continued()
     plain.reorder_cache(torch.zeros(5, dtype=torch.long))  # type: ignore[arg-type]
     rows = [prefix.fork(5), engine.Rows(model, prefix.ids, plain)]
     tokens = torch.arange(10, 15)[:, None]

@@ -12,9 +12,21 @@ from transformers import PreTrainedTokenizerFast
 
 import tta
 from tta.decoding import HFModel, load
+from tta.decoding.remembered import UNKNOWN, Remembered
 from tta.decoding.search import END, Tried
 from tta.errors import InvalidSetting, VerifierFailed, VerifierTimeout
-from tta.types import Candidate, Cost, Finish, Message, Steps
+from tta.testing import HashEmbedder
+from tta.types import (
+    Candidate,
+    Cost,
+    Finish,
+    Message,
+    Recall,
+    Recalled,
+    Record,
+    RecordKind,
+    Steps,
+)
 
 from conftest import MODELS, build  # isort: skip
 
@@ -180,6 +192,38 @@ def test_another_mark_may_end_a_step(chat: tta.Adapted) -> None:
     assert reply.text == "quiet river stone"
     words = ("quiet", "river", "stone")
     assert seen == [words[:1], words[:2], words]
+
+
+def recalled(kind: RecordKind, answer: str, score: float) -> Recalled:
+    record = Record(
+        id=answer, kind=kind, user="a", task="t", request="?", answer=answer, source="", created=0.0
+    )
+    return Recalled(record=record, score=score, channel="dense")
+
+
+def test_memory_blames_the_step_that_no_accepted_answer_has() -> None:
+    refused = recalled(RecordKind.REJECTED, "mix\nbake\neat", 1.0)
+    mended = recalled(RecordKind.CASE, "mix\nwait\neat", 1.0)
+    vectors = HashEmbedder().embed
+    told = Remembered.of(Recall(rejected=(refused,)), {"mix\nbake\neat"}, "\n", vectors)
+    # Any of the three may be why; all of them together it must not be again.
+    assert told(("mix",)) == pytest.approx(UNKNOWN * 2 / 3)
+    assert told(("pour",)) == UNKNOWN
+    assert told(("mix", "bake", "eat")) == 0.0
+    better = Remembered.of(Recall(cases=(mended,), rejected=(refused,)), (), "\n", vectors)
+    assert [better((step,)) for step in ("mix", "wait", "bake", "pour")] == [1.0, 1.0, 0.0, UNKNOWN]
+
+
+def test_a_step_that_was_refused_is_passed_over_the_next_time(chat: tta.Adapted) -> None:
+    asked = conversation(ITEMS)
+    first = chat(asked, verify_step=tta.Steps(), max_new_tokens=64)
+    wrong = first.text.split("\n")[-1]
+    mended = first.text.removesuffix(wrong) + "- nothing else"
+    first.correct(mended)
+    again = chat(asked, verify_step=tta.Steps(), max_new_tokens=64)
+    assert again.text != first.text
+    assert wrong not in again.text.split("\n")
+    assert again.text.split("\n")[:2] == first.text.split("\n")[:2]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from math import comb, inf
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tta.decoding import stop
@@ -207,6 +207,7 @@ def test_one_row_always_stays_and_ties_go_to_the_earlier() -> None:
 # ----------------------------------------------------------------------------------- Pandora
 
 
+@settings(deadline=None)  # a quadrature, on machines that may be busy
 @given(st.floats(-5, 5), st.floats(0.01, 5), st.floats(0.001, 3))
 def test_another_draw_from_the_fair_cap_gains_just_its_cost(
     mean: float, spread: float, cost: float

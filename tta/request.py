@@ -152,7 +152,7 @@ def _steps(given: Callable[[Sequence[str]], bool | float] | Steps | None) -> Ste
     if given is None:
         return None
     steps = given if isinstance(given, Steps) else Steps(given)
-    if not callable(steps.check):
+    if steps.check is not None and not callable(steps.check):
         raise InvalidSetting(f"verify_step must be a function, was {given!r}", value=given)
     _check_count("rows", steps.rows)
     if not isinstance(steps.end, str) or not steps.end:

@@ -86,12 +86,13 @@ class Meaning:
 class Steps:
     """`verify_step=tta.Steps(check)`: an answer is a row of steps, each ended by `end`.
 
-    `check` is given all steps so far and says how good the last one is (a bool, or 0 to 1). Below
-    `least` the step is refused, and another is looked for. `rows` ways are followed at a time;
-    together they draw at most `rows * max_new_tokens` tokens.
+    `check` is given all steps so far and says how good the last one is (a bool, or 0 to 1). Without
+    one memory says it: by the steps of answers that were accepted and refused for requests like
+    this one. Below `least` the step is refused, and another is looked for. `rows` ways are followed
+    at a time; together they draw at most `rows * max_new_tokens` tokens.
     """
 
-    check: Callable[[Sequence[str]], bool | float]
+    check: Callable[[Sequence[str]], bool | float] | None = None
     end: str = "\n"
     rows: int = 4
     least: float = 0.5
