@@ -51,7 +51,7 @@ def by_name(_: str, name: str) -> Place | None:
 
 
 def chroma(
-    folder: Path, *, embedder: str = "e", flush_every: int = 8, exact_limit: int = 1000
+    folder: Path, *, embedder: str = "e", flush_every: int = 8
 ) -> ChromaIndex:
     return ChromaIndex(
         folder / "index",
@@ -60,17 +60,12 @@ def chroma(
         dim=DIM,
         place=by_name,
         flush_every=flush_every,
-        exact_limit=exact_limit,
     )
 
 
-@pytest.fixture(params=["ram", "chroma", "chroma beyond its limit in RAM"])
+@pytest.fixture(params=["ram", "chroma"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryIndex | ChromaIndex]:
-    made: MemoryIndex | ChromaIndex
-    if request.param == "ram":
-        made = MemoryIndex(DIM)
-    else:
-        made = chroma(tmp_path, exact_limit=10 if "limit" in request.param else 1000)
+    made = MemoryIndex(DIM) if request.param == "ram" else chroma(tmp_path)
     yield made
     made.close()
 
@@ -215,23 +210,6 @@ def test_what_has_no_place_is_known_but_not_found(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_user_beyond_the_limit_in_ram_is_served_by_chroma_also_with_fewer_again(
-    tmp_path: Path,
-) -> None:
-    held = vectors(30)
-    index = chroma(tmp_path, exact_limit=20)
-    put(index, "ada", ids(30), held)
-    index.remove("ada", ids(25))
-    put(index, "ada", ["id1"], held[1:2])
-    for number in (1, 26, 29):
-        assert search(index, "ada", held[number], 1)[0][0] == f"id{number}"
-    assert len(search(index, "ada", held[0], 30)) == 6
-    index.close()
-    again = chroma(tmp_path, exact_limit=20)
-    assert search(again, "ada", held[1], 1)[0][0] == "id1"
-    again.close()
-
-
 def test_removals_are_durable_too(tmp_path: Path) -> None:
     index = chroma(tmp_path)
     put(index, "ada", ids(30), vectors(30))
@@ -243,10 +221,10 @@ def test_removals_are_durable_too(tmp_path: Path) -> None:
 
 
 def test_more_than_a_page_is_read_back(tmp_path: Path) -> None:
-    index = chroma(tmp_path, exact_limit=10_000)
+    index = chroma(tmp_path)
     put(index, "ada", ids(2500), vectors(2500))
     index.close()
-    again = chroma(tmp_path, exact_limit=10_000)
+    again = chroma(tmp_path)
     assert len(again.known("ada")) == 2500
     assert search(again, "ada", vectors(2500)[2400], 1)[0][0] == "id2400"
     again.close()
@@ -258,6 +236,7 @@ def test_writes_are_batched(tmp_path: Path) -> None:
     put(index, "ada", ids(7), vectors(7))
     assert list(index._client.read(name)) == []
     put(index, "ada", ["id7"], vectors(1))
+    index._settle()
     assert len(next(index._client.read(name))[0]) == 8
     index.close()
 
@@ -265,7 +244,7 @@ def test_writes_are_batched(tmp_path: Path) -> None:
 def test_dropping_a_user_leaves_no_byte_of_their_vectors(tmp_path: Path) -> None:
     # More than a thousand: Chroma then also writes its HNSW files.
     adas, bobs = vectors(2200, seed=1), vectors(50, seed=2)
-    index = chroma(tmp_path, exact_limit=10_000)
+    index = chroma(tmp_path)
     for start in range(0, 2200, 50):
         put(index, "ada", ids(50, start), adas[start : start + 50])
     put(index, "bob", ids(50), bobs)
