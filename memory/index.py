@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _SHARE = 100
 """A write to Chroma is due when one in so many vectors waits for it, or `flush_every` if that is
 more: it takes an embedded Chroma seconds to open where there are many."""
+_WAITING = 20_000
+"""Vectors that wait at most, but for those that come at once: then one waits for the thread."""
 _LARGE = 50_000
 """Vectors from which an embedded Chroma is let go of after each writing: it has all of them in
 RAM."""
@@ -248,7 +250,7 @@ class ChromaIndex:
         waiting = sum(map(len, self._pending.values()))
         if waiting < max(self._flush_every, self._ram.count() // _SHARE):
             return
-        if self._writer is None or self._writer.over:
+        if self._writer is None or self._writer.over or waiting > _WAITING:
             self._settle()
             self._writer, self._pending = _Writer(self._write, self._pending), {}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tta.memory.sketch import Rows, Sketch
+from tta.memory.sketch import Cells, Rows, Sketch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,8 @@ EXACT_LIMIT = 100_000
 
 _FIRST = 256
 _GATHERED = 1024
+_GATHERED_OF_MANY = 4096
+_RESCORED = 1024
 _SLACK = 1e-5
 """More than any two ways of summing one dot product of float32 unit vectors differ by."""
 
@@ -58,7 +60,7 @@ class Shelf:
         self._codes: dict[str, int] = {}
         self._dim = dim
         self._sketched_from, self._exact_limit = sketched_from, exact_limit
-        self._sketch: Sketch | None = None
+        self._sketch: Sketch | Cells | None = None
 
     def put(self, ids: Sequence[str], vectors: FloatArray, places: Sequence[Place]) -> None:
         """Keep vectors, shape (len(ids), dim); a known id gets its new vector and place."""
@@ -98,7 +100,7 @@ class Shelf:
         if sketch is None or count >= 2 * sketch.learned_from:
             self._sketch = None
         else:
-            sketch.put(rows, self.matrix.take(rows), count)
+            sketch.put(rows, self.matrix.take(rows))
 
     def remove(self, name: str) -> None:
         """Let go of an id; one not held is no error."""
@@ -148,27 +150,25 @@ class Shelf:
         count = len(self.names)
         allowed = None if labels is None else self._labelled(labels)
         eligible = count if allowed is None else int(np.count_nonzero(allowed))
-        if eligible <= max(k, _GATHERED):
+        few = _GATHERED if count <= self._exact_limit else _GATHERED_OF_MANY
+        if eligible <= max(k, few):
             return np.arange(count) if allowed is None else np.flatnonzero(allowed)
         sketch = self._sketched()
         if sketch is None:
             return self._best_of_all(vector, k, allowed)
-        if sketch.cells is not None:
-            near = sketch.near(vector, max(k, sketch.cells.wanted), allowed)
-            bounds = sketch.bounds_of(vector, near)
-            return near[bounds >= self._kth_of_first(vector, bounds, k, near) - _SLACK]
+        if isinstance(sketch, Cells):
+            rows, scores = sketch.near(vector, k, allowed)
+            return rows[_top(scores, max(_RESCORED, 4 * k))]
         bounds = _only(sketch.bounds(vector, count), allowed)
         found = np.flatnonzero(bounds >= self._kth_of_first(vector, bounds, k) - _SLACK)
         return found if len(found) <= count // 4 else self._best_of_all(vector, k, allowed)
 
-    def _sketched(self) -> Sketch | None:
-        """The sketch, made when first needed; None while there is no need."""
+    def _sketched(self) -> Sketch | Cells | None:
+        """What to read first, made when first needed; None while there is no need."""
         count = len(self.names)
-        celled = count > self._exact_limit
-        if self._sketch is not None and celled and self._sketch.cells is None:
-            self._sketch = None
-        if self._sketch is None and count >= self._sketched_from:
-            self._sketch = Sketch(self.matrix, count, celled=celled)
+        kind = Cells if count > self._exact_limit else Sketch
+        if count >= self._sketched_from and not isinstance(self._sketch, kind):
+            self._sketch = kind(self.matrix, count)
         return self._sketch
 
     def _best_of_all(
@@ -189,16 +189,18 @@ class Shelf:
                 allowed |= self._labels[: len(self.names)] == self._codes[label]
         return allowed
 
-    def _kth_of_first(
-        self, vector: FloatArray, bounds: FloatArray, k: int, among: IntArray | None = None
-    ) -> float:
-        """The k-th score among the most promising rows (of `among`, when given): the k-th of all is
-        no lower."""
-        count = len(bounds)
-        first = min(count, max(k, _FIRST))
-        rows = np.argpartition(bounds, count - first)[count - first :]
-        scores = self.matrix.take(rows if among is None else among[rows]) @ vector
+    def _kth_of_first(self, vector: FloatArray, bounds: FloatArray, k: int) -> float:
+        """The k-th score among the most promising rows: the k-th of all is no lower."""
+        first = max(k, _FIRST)
+        scores = self.matrix.take(_top(bounds, first)) @ vector
         return float(np.partition(scores, first - k)[first - k])
+
+
+def _top(scores: FloatArray, count: int) -> IntArray:
+    """Where the `count` highest are."""
+    if count >= len(scores):
+        return np.arange(len(scores))
+    return np.argpartition(scores, len(scores) - count)[len(scores) - count :]
 
 
 def _only(scores: FloatArray, allowed: NDArray[np.bool_] | None) -> FloatArray:

@@ -5,7 +5,7 @@ Knows numpy. Knows nothing of names, labels, or where rows lie.
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterator
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,12 @@ _WIDTH = 96  # with the length of the rest: rows of whole cache lines
 _SAMPLE = 2048
 _PAGE = 65_536
 """Rows sketched at a time: a million at once would take gigabytes."""
-_ROUNDS = 4
-_EACH = 32
-"""Of these many rows for each cell its middle is learned."""
-_READ = 32
+_EACH, _ROUNDS = 32, 4
+"""Rows for each cell of which its middle is learned, and how often they are gone through."""
+_READ = 64
 """Times the square root of their number: how many rows a search in cells reads."""
+_ENOUGH = 4
+"""Times as many as are wanted: from how many it stops where few are allowed."""
 
 
 class Rows:
@@ -103,130 +104,167 @@ class Sketch:
     the bounds are, never what is found.
     """
 
-    def __init__(self, matrix: Rows, count: int, *, celled: bool = False) -> None:
-        """Of the first `count` rows; `celled`: so many that a search shall not read all."""
+    def __init__(self, matrix: Rows, count: int) -> None:
+        """Of the first `count` rows."""
         self.learned_from = count
-        places = np.linspace(0, count - 1, min(_SAMPLE, count)).astype(np.intp)
-        sample = matrix.take(places).astype(np.float64)
-        width = min(_WIDTH - 1, sample.shape[1] // 4)
-        _, directions = np.linalg.eigh(sample.T @ sample)
-        self._basis = np.ascontiguousarray(directions[:, -width:], dtype=np.float32)
-        self.rows = Rows(width + 1)
-        self.rows.reserve(count)
-        for start in range(0, count, _PAGE):
-            rows = np.arange(start, min(count, start + _PAGE))
-            self.rows.put(rows, self.of(matrix.take(rows)))
-        self.cells = Cells(self.rows, count) if celled else None
+        self._basis = _directions(matrix, count)
+        self._rows = Rows(self._basis.shape[1] + 1)
+        for rows in _pages(count):
+            self.put(rows, matrix.take(rows))
 
-    def put(self, rows: IntArray, vectors: FloatArray, count: int) -> None:
-        """Sketch the vectors of these rows, of `count` in use."""
-        made = self.of(vectors)
-        self.rows.reserve(count)
-        self.rows.put(rows, made)
-        if self.cells is not None:
-            self.cells.put(rows, made)
+    def put(self, rows: IntArray, vectors: FloatArray) -> None:
+        """Sketch the vectors of rows, new ones or not."""
+        projected = vectors @ self._basis
+        self._rows.reserve(int(rows.max()) + 1)
+        self._rows.put(rows, np.column_stack([projected, _rest(vectors, projected)]))
 
     def move(self, last: int, row: int) -> None:
         """The last row takes the place of `row`, which goes."""
-        self.rows.move(last, row)
-        if self.cells is not None:
-            self.cells.move(last, row)
+        self._rows.move(last, row)
 
     def bounds(self, vector: FloatArray, count: int) -> FloatArray:
         """Upper bounds of the dot products with the first `count` rows, shape (count,)."""
-        return self.rows.dot(self.of(vector[None, :])[0], count)
-
-    def near(
-        self, vector: FloatArray, wanted: int, allowed: NDArray[np.bool_] | None
-    ) -> IntArray:
-        """Rows of the cells nearest to a vector; only where there are cells."""
-        assert self.cells is not None
-        return self.cells.near(self.of(vector[None, :])[0], wanted, allowed)
-
-    def bounds_of(self, vector: FloatArray, rows: IntArray) -> FloatArray:
-        """The same for some rows, shape (len(rows),)."""
-        return np.asarray(self.rows.take(rows) @ self.of(vector[None, :])[0])
-
-    def of(self, vectors: FloatArray) -> FloatArray:
-        """The sketches of vectors, shape (len(vectors), width)."""
-        projected = vectors @ self._basis
-        left = np.vecdot(vectors, vectors) - np.vecdot(projected, projected)
-        # Above what rounding may have taken from the difference of two squares.
-        length = np.sqrt(np.maximum(left, 0.0) + 1e-6)
-        return np.concatenate([projected, length[:, None]], axis=1, dtype=np.float32)
+        projected = vector @ self._basis
+        return self._rows.dot(np.append(projected, _rest(vector, projected)), count)
 
 
 class Cells:
-    """Rows of a sketch by the nearest of some middles (an inverted file: Jegou, Douze and Schmid,
-    2011). A search reads the cells nearest to what is asked, so it may miss what lies in others."""
+    """Rows by the nearest of some middles (an inverted file: Jegou, Douze and Schmid, 2011).
 
-    def __init__(self, sketch: Rows, count: int) -> None:
-        self._middles = _middles(sketch, count)
-        self._cell = array("i")
-        self._members = [array("i") for _ in self._middles]
-        for start in range(0, count, _PAGE):
-            rows = np.arange(start, min(count, start + _PAGE))
-            self._file(rows, self._nearest(sketch.take(rows)))
+    A search reads the projections of rows (as `Sketch` has them) in the cells nearest to what is
+    asked. It may miss what lies in others: how much, `benchmarks/memory.py` measures.
+    """
 
-    def put(self, rows: IntArray, sketched: FloatArray) -> None:
-        """Rows that are new, or have another sketch."""
-        known = rows[rows < len(self._cell)].tolist()
-        for row in known:
-            self._members[self._cell[row]].remove(row)
-        self._file(rows, self._nearest(sketched))
+    def __init__(self, matrix: Rows, count: int) -> None:
+        """Of the first `count` rows."""
+        self.learned_from = count
+        self._basis = _directions(matrix, count)
+        self._middles = self._learned(matrix, count)
+        self._cells = [_Cell(self._basis.shape[1]) for _ in self._middles]
+        self._where = np.zeros(0, dtype=np.int32)
+        self._count = 0
+        for rows in _pages(count):
+            self.put(rows, matrix.take(rows))
+
+    def put(self, rows: IntArray, vectors: FloatArray) -> None:
+        """File the vectors of rows, new ones or not."""
+        for row in rows[rows < self._count].tolist():
+            self._cells[self._where[row]].remove(row)
+        self._count = max(self._count, int(rows.max()) + 1)
+        if self._count > len(self._where):
+            room = self._count - len(self._where) + self._count // 2
+            self._where = np.pad(self._where, (0, room))
+        projected = np.asarray(vectors @ self._basis, dtype=np.float32)
+        nearest = (projected @ self._middles.T).argmax(axis=1)
+        self._where[rows] = nearest
+        for cell, at in _runs(nearest):
+            self._cells[cell].add(rows[at], projected[at])
 
     def move(self, last: int, row: int) -> None:
         """The last row takes the place of `row`, which goes."""
-        self._members[self._cell[row]].remove(row)
-        cell = self._cell.pop()
+        self._cells[self._where[row]].remove(row)
         if last != row:
-            self._members[cell].remove(last)
-            self._members[cell].append(row)
-            self._cell[row] = cell
-
-    @property
-    def wanted(self) -> int:
-        """How many rows a search should read."""
-        return int(_READ * sqrt(len(self._cell)))
+            self._cells[self._where[last]].rename(last, row)
+            self._where[row] = self._where[last]
+        self._count = last
 
     def near(
-        self, sketched: FloatArray, wanted: int, allowed: NDArray[np.bool_] | None
-    ) -> IntArray:
-        """At least `wanted` of the allowed rows if there are as many, cell by cell, those of the
-        cells nearest to a sketch first."""
-        found: list[IntArray] = []
-        for cell in np.argsort(self._middles[:, :-1] @ -sketched[:-1]).tolist():
-            rows = np.array(self._members[cell], dtype=np.intp)
-            found.append(rows if allowed is None else rows[allowed[rows]])
-            wanted -= len(found[-1])
-            if wanted <= 0:
+        self, vector: FloatArray, k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[IntArray, FloatArray]:
+        """Allowed rows, and about what their dot products with a vector are: of the nearest cells,
+        until 64 times the square root of all rows are read, and `4 * k` found."""
+        projected = vector @ self._basis
+        unread, missing = int(_READ * sqrt(self._count)), _ENOUGH * k
+        found: list[tuple[IntArray, FloatArray]] = []
+        for number in np.argsort(self._middles @ -projected).tolist():
+            cell = self._cells[number]
+            rows, scores = cell.rows, cell.sketch @ projected
+            unread -= len(rows)
+            if allowed is not None:
+                right = allowed[rows]
+                rows, scores = rows[right], scores[right]
+            missing -= len(rows)
+            found.append((rows, scores))
+            if unread <= 0 and missing <= 0:
                 break
-        return np.concatenate(found)
+        rows, scores = zip(*found, strict=True)
+        return np.concatenate(rows), np.concatenate(scores)
 
-    def _file(self, rows: IntArray, cells: IntArray) -> None:
-        for row, cell in zip(rows.tolist(), cells.tolist(), strict=True):
-            if row < len(self._cell):
-                self._cell[row] = cell
-            else:
-                self._cell.append(cell)
-            self._members[cell].append(row)
+    def _learned(self, matrix: Rows, count: int) -> FloatArray:
+        """Twice as many middles as the square root of `count`, unit length: spherical k-means
+        (Dhillon and Modha, 2001) of a sample."""
+        random, cells = np.random.default_rng(0), 2 * int(sqrt(count))
+        chosen = np.sort(random.choice(count, min(count, _EACH * cells), replace=False))
+        sample = matrix.take(chosen) @ self._basis
+        middles = sample[random.choice(len(sample), cells, replace=False)]
+        for _ in range(_ROUNDS):
+            for cell, at in _runs((sample @ _unit(middles).T).argmax(axis=1)):
+                middles[cell] = sample[at].sum(axis=0)
+        return _unit(middles)
 
-    def _nearest(self, sketched: FloatArray) -> IntArray:
-        return np.asarray((sketched[:, :-1] @ self._middles[:, :-1].T).argmax(axis=1))
+
+class _Cell:
+    """Some rows, and their projections side by side."""
+
+    def __init__(self, width: int) -> None:
+        self._count = 0
+        self._rows = np.zeros(0, dtype=np.int32)
+        self._sketch = np.zeros((0, width), dtype=np.float32)
+
+    @property
+    def rows(self) -> IntArray:
+        return self._rows[: self._count]
+
+    @property
+    def sketch(self) -> FloatArray:
+        return self._sketch[: self._count]
+
+    def add(self, rows: IntArray, sketch: FloatArray) -> None:
+        start, self._count = self._count, self._count + len(rows)
+        if self._count > len(self._rows):
+            room = self._count // 8  # little, as it is lost in every cell
+            self._rows = np.pad(self.rows[:start], (0, len(rows) + room))
+            self._sketch = np.pad(self._sketch[:start], ((0, len(rows) + room), (0, 0)))
+        self._rows[start : self._count] = rows
+        self._sketch[start : self._count] = sketch
+
+    def remove(self, row: int) -> None:
+        at = int(np.flatnonzero(self.rows == row)[0])
+        self._count -= 1
+        self._rows[at] = self._rows[self._count]
+        self._sketch[at] = self._sketch[self._count]
+        self._sketch[self._count] = 0.0
+
+    def rename(self, old: int, new: int) -> None:
+        self._rows[np.flatnonzero(self.rows == old)] = new
 
 
-def _middles(sketch: Rows, count: int) -> FloatArray:
-    """As many as the square root of `count`, unit length, shape (cells, width): spherical k-means
-    (Dhillon and Modha, 2001) of a sample."""
-    cells = int(sqrt(count))
-    random = np.random.default_rng(0)
-    sample = sketch.take(np.sort(random.choice(count, min(count, _EACH * cells), replace=False)))
-    sample[:, -1] = 0.0
-    middles = sample[random.choice(len(sample), cells, replace=False)]
-    for _ in range(_ROUNDS):
-        middles /= np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-6)
-        nearest = (sample @ middles.T).argmax(axis=1)
-        order = np.argsort(nearest, kind="stable")
-        filled, starts = np.unique(nearest[order], return_index=True)
-        middles[filled] = np.add.reduceat(sample[order], starts)
-    return np.asarray(middles / np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-6))
+def _pages(count: int) -> Iterator[IntArray]:
+    return (np.arange(at, min(count, at + _PAGE)) for at in range(0, count, _PAGE))
+
+
+def _runs(numbers: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Each of the numbers there are, and where."""
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    return zip(found.tolist(), np.split(order, starts[1:]), strict=True)
+
+
+def _directions(matrix: Rows, count: int) -> FloatArray:
+    """The leading principal directions of a sample, shape (dim, width)."""
+    places = np.linspace(0, count - 1, min(_SAMPLE, count)).astype(np.intp)
+    sample = matrix.take(places).astype(np.float64)
+    width = min(_WIDTH - 1, sample.shape[1] // 4)
+    _, directions = np.linalg.eigh(sample.T @ sample)
+    return np.ascontiguousarray(directions[:, -width:], dtype=np.float32)
+
+
+def _rest(vectors: FloatArray, projected: FloatArray) -> FloatArray:
+    """The lengths of what is left of vectors."""
+    left = np.vecdot(vectors, vectors) - np.vecdot(projected, projected)
+    # Above what rounding may have taken from the difference of two squares.
+    return np.asarray(np.sqrt(np.maximum(left, 0.0) + 1e-6), dtype=np.float32)
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
