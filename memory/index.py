@@ -258,7 +258,8 @@ class ChromaIndex:
         client = self._chroma()
         for user, theirs in changes.items():
             client.write(self._name(user), self._meta, theirs)
-        if client.embedded and self._ram.count() > _LARGE:
+        idle = sum(map(len, list(self._pending.values()))) < self._flush_every
+        if client.embedded and idle and self._ram.count() > _LARGE:
             client.let_go()
 
     def _settle(self) -> None:
