@@ -229,7 +229,7 @@ def share_found(memory: Memory, records: int, user: str) -> float:
     """Which share of the best `WANTED` cases by brute force a search finds."""
     asked = MadeUp().embed([text(records + n) for n in range(QUESTIONS)])
     cases = memory.records(user=user, task="t", kind=RecordKind.CASE)
-    best = np.full((QUESTIONS, 0), 0, dtype=np.float32)
+    best: FloatArray = np.zeros((QUESTIONS, 0), dtype=np.float32)
     for start in range(0, len(cases), 50_000):
         scores = asked @ memory.vectors(cases[start : start + 50_000]).T
         best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :WANTED]

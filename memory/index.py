@@ -265,11 +265,15 @@ class ChromaIndex:
     def _settle(self) -> None:
         """Wait for what is being written: nobody else may speak to Chroma meanwhile."""
         writer, self._writer = self._writer, None
-        if writer is None or not writer.failed():
+        problem = None if writer is None else writer.problem()
+        if writer is None or problem is None:
             return
         # The journal has it and RAM has it; what was not written stays pending.
         for user, theirs in writer.changes.items():
             self._pending[user] = theirs | self._pending.get(user, {})
+        if not isinstance(problem, StoreError):
+            raise problem
+        _log.warning("The index could not be written; it is tried again", exc_info=problem)
 
     def known(self, user: str) -> Sequence[str]:
         """The ids held for a user."""
@@ -440,15 +444,10 @@ class _Writer:
         """Whether it has finished, one way or the other."""
         return not self._thread.is_alive()
 
-    def failed(self) -> bool:
-        """Wait for it, and say whether it failed; raises what is no failure of Chroma."""
+    def problem(self) -> BaseException | None:
+        """Why it failed, if it did; waits for it."""
         self._thread.join()
-        if self._problem is None:
-            return False
-        if not isinstance(self._problem, StoreError):
-            raise self._problem
-        _log.warning("The index could not be written; it is tried again", exc_info=self._problem)
-        return True
+        return self._problem
 
     def _run(self) -> None:
         try:

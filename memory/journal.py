@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -255,7 +255,7 @@ def _append(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int
     # In the same transaction: another process may have erased an answer a moment ago.
     named = {row["id"] for row in rows} | {row["response"] for row in rows}
     found = connection.execute(_BY_IDS, {"events": sorted(named - {""})}).mappings()
-    known: dict[str, Mapping[str, Any]] = {row["id"]: row for row in found}
+    known = {str(row["id"]): cast(Mapping[str, Any], row) for row in found}
     new = []
     for row in rows:
         if row["id"] in known:

@@ -85,14 +85,12 @@ class Rows:
         cut = [block[: max(0, count - at)] for at, block in zip(starts, self._blocks, strict=True)]
         return [part for part in cut if len(part)] or [self._blocks[0][:0]]
 
-    def _split(self, rows: IntArray) -> list[tuple[FloatArray, IntArray, IntArray]]:
+    def _split(self, rows: IntArray) -> Iterator[tuple[FloatArray, IntArray, IntArray]]:
         """By block: the block, which of `rows` are in it, and where in it."""
         which = np.searchsorted(self._starts, rows, side="right") - 1
-        found = []
         for number in np.unique(which).tolist():
             at = np.flatnonzero(which == number)
-            found.append((self._blocks[number], at, rows[at] - self._starts[number]))
-        return found
+            yield self._blocks[number], at, rows[at] - self._starts[number]
 
 
 class Sketch:

@@ -50,9 +50,7 @@ def by_name(_: str, name: str) -> Place | None:
     return Place("case", "t", int(name[2:])) if name.startswith("id") else None
 
 
-def chroma(
-    folder: Path, *, embedder: str = "e", flush_every: int = 8
-) -> ChromaIndex:
+def chroma(folder: Path, *, embedder: str = "e", flush_every: int = 8) -> ChromaIndex:
     return ChromaIndex(
         folder / "index",
         memory="m",
@@ -239,6 +237,70 @@ def test_writes_are_batched(tmp_path: Path) -> None:
     index._settle()
     assert len(next(index._client.read(name))[0]) == 8
     index.close()
+
+
+def test_what_could_not_be_written_is_tried_again_and_newer_changes_win(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = chroma(tmp_path, flush_every=8)
+
+    def full(*_: object) -> None:
+        raise errors.StoreError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index._client, "write", full)
+        put(index, "ada", ids(8), vectors(8))
+        with pytest.raises(errors.StoreError, match="no space"):
+            index.flush()
+    assert "tried again" in caplog.text
+    index.remove("ada", ["id3"])
+    put(index, "ada", ["id5"], vectors(9)[8:])
+    index.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(8)) - {"id3"}
+    assert np.array_equal(again.vectors("ada", ["id5", "id6"]), vectors(9)[[8, 6]])
+    again.close()
+
+
+def test_a_mistake_in_the_writing_thread_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = chroma(tmp_path, flush_every=8)
+
+    def wrong(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index._client, "write", wrong)
+        put(index, "ada", ids(8), vectors(8))
+        with pytest.raises(ZeroDivisionError):
+            index.flush()
+    index.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(8))
+    again.close()
+
+
+def test_with_many_vectors_chroma_is_let_go_of_after_each_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tta.memory.index._LARGE", 20)
+    index = chroma(tmp_path)
+    put(index, "ada", ids(16), vectors(16))
+    index.flush()
+    assert index._client._client is not None
+    put(index, "ada", ids(16, 16), vectors(16, seed=1))
+    index.flush()
+    assert index._client._client is None
+    with pytest.raises(errors.IndexInUse):
+        chroma(tmp_path)
+    put(index, "ada", ["id2"], vectors(1, seed=2))
+    index.remove("ada", ["id9"])
+    index.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(32)) - {"id9"}
+    assert np.array_equal(again.vectors("ada", ["id2"]), vectors(1, seed=2))
+    again.close()
 
 
 def test_dropping_a_user_leaves_no_byte_of_their_vectors(tmp_path: Path) -> None:
