@@ -253,6 +253,9 @@ class ChromaIndex:
         if self._writer is None or self._writer.over or waiting > _WAITING:
             self._settle()
             self._writer, self._pending = _Writer(self._write, self._pending), {}
+        if not self._client.embedded:
+            # Another process may erase a user there: nothing of theirs may arrive afterwards.
+            self._settle()
 
     def _write(self, changes: Mapping[str, dict[str, FloatArray | None]]) -> None:
         client = self._chroma()
