@@ -23,7 +23,7 @@ _PAGE = 65_536
 """Rows sketched at a time: a million at once would take gigabytes."""
 _EACH, _ROUNDS = 32, 4
 """Rows for each cell of which its middle is learned, and how often they are gone through."""
-_READ = 64
+_READ = 96
 """Times the square root of their number: how many rows a search in cells reads."""
 _ENOUGH = 4
 """Times as many as are wanted: from how many it stops where few are allowed."""
@@ -170,7 +170,7 @@ class Cells:
         self, vector: FloatArray, k: int, allowed: NDArray[np.bool_] | None
     ) -> tuple[IntArray, FloatArray]:
         """Allowed rows, and about what their dot products with a vector are: of the nearest cells,
-        until 64 times the square root of all rows are read, and `4 * k` found."""
+        until 96 times the square root of all rows are read, and `4 * k` found."""
         projected = vector @ self._basis
         unread, missing = int(_READ * sqrt(self._count)), _ENOUGH * k
         found: list[tuple[IntArray, FloatArray]] = []
