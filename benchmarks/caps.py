@@ -1,18 +1,21 @@
 """What is lost when a memory keeps only so many cases: which ones should it keep?
 
     python -m benchmarks.caps [--streams banking77,trec] [--caps 100,300,1000] [--steps 4000]
-        [--orders 2,3] [--json OUT]
+        [--orders 2,3] [--whole] [--json OUT]
 
 Accuracy in percent (over all steps, and in the last fifth) of the kernel vote of the nearest 64
 kept cases, all-MiniLM-L6-v2; the right label of each request is kept after its answer. Data come
 from the folder that TTA_DATA names. Policies:
 
 * `newest`, `random`, `all` (no cap);
-* `tta`: what the memory does (`memory/policy.py`): shares of the labels are as the square roots of
-  how often they were taught, and of the label with most beyond its share the oldest goes;
-* `equal`, `proportional`: the same with other shares;
+* `tta`: what the memory does (`memory/policy.py`): shares of the labels are as how often they were
+  taught, to the power 3/4, and of the label with most beyond its share the oldest goes;
+* `equal`, `root`, `proportional`: the same with other shares (powers 0, 1/2 and 1);
 * `mistakes`: as `tta`, but of the label what had been answered right goes first;
 * `cover`: as `tta`, but of the label the one goes that is most like another (greedy k-centre).
+
+With `--whole` it is all of tta that answers, without a model, and only `newest`, `random`, `tta`
+and `all` are compared: most experts are sums over all that was ever taught, and know no cap.
 """
 
 from __future__ import annotations
@@ -23,10 +26,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.streams import Labelled, banking, trec
+import tta
+from benchmarks.streams import Labelled, banking, labelled, trec
+from tta.memory import fold
 from tta.memory.policy import Kept
 from tta.retrieval import default_embedder
 from tta.retrieval.readers import Kernel, Voters
@@ -66,12 +72,12 @@ class Pool:
 
 
 def _mistakes(pool: Pool) -> int:
-    several = pool.most(0.5)
+    several = pool.most(0.75)
     return next((number for number in several if number in pool.right), several[0])
 
 
 def _cover(pool: Pool) -> int:
-    several = pool.most(0.5)
+    several = pool.most(0.75)
     rows = pool.vectors[several]
     like = rows @ rows.T
     np.fill_diagonal(like, -1.0)
@@ -83,6 +89,7 @@ POLICIES: Mapping[str, Callable[[Pool], int]] = {
     "random": lambda pool: int(pool.random.choice(pool.numbers)),
     "tta": Pool.surplus,
     "equal": lambda pool: pool.most(0.0)[0],
+    "root": lambda pool: pool.most(0.5)[0],
     "proportional": lambda pool: pool.most(1.0)[0],
     "mistakes": _mistakes,
     "cover": _cover,
@@ -151,19 +158,66 @@ def measure(
     return {cell: np.round(np.mean(rows, axis=0), 1).tolist() for cell, rows in found.items()}
 
 
+# ------------------------------------------------------------------------------ all of tta
+
+
+class _Newest(Kept):
+    """First in, first out."""
+
+    def surplus(self, cap: int) -> str | None:
+        return None
+
+
+class _Random(Kept):
+    """Any, the same one each time."""
+
+    def surplus(self, cap: int) -> str | None:
+        held = [name for names in self.held.values() for name in names]
+        return held[int(np.random.default_rng(self.seen.total()).integers(len(held)))]
+
+
+WHOLE: Mapping[str, type[Kept]] = {"newest": _Newest, "random": _Random, "tta": Kept}
+
+
+def whole(data: Labelled, caps: Sequence[int], steps: int, orders: Sequence[int]) -> dict[str, Any]:
+    """As `measure`, of tta's own answers."""
+    embedder = default_embedder()
+    found: dict[str, list[list[float]]] = {}
+    for order in orders:
+        drawn = labelled(data, seed=order, steps=steps, drift=False)
+        cells = [(cap, policy) for cap in caps for policy in WHOLE] + [(steps, "tta")]
+        for cap, policy in cells:
+            taken = []
+            with (
+                patch.object(fold, "Kept", WHOLE[policy]),
+                tta.wrap(None, embedder=embedder, cap=cap) as chat,
+            ):
+                for item, target in zip(drawn.stream.items, drawn.targets, strict=True):
+                    reply = chat(item.text, task=item.task, output=item.answers)
+                    taken.append(reply.text == target)
+                    _ = reply.good() if taken[-1] else reply.correct(target)
+            cell = "all" if cap == steps else f"{cap} {policy}"
+            last = taken[-len(taken) // 5 :]
+            found.setdefault(cell, []).append(
+                [100 * sum(taken) / len(taken), 100 * sum(last) / len(last)]
+            )
+    return {cell: np.round(np.mean(rows, axis=0), 1).tolist() for cell, rows in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--streams", default="banking77,trec")
     parser.add_argument("--caps", default="100,300,1000")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--orders", default="2,3")
+    parser.add_argument("--whole", action="store_true", help="all of tta answers")
     parser.add_argument("--json", type=Path, dest="out")
     options = parser.parse_args()
     caps, orders = ([int(n) for n in text.split(",")] for text in (options.caps, options.orders))
     report = {}
     for name in options.streams.split(","):
         data = {"banking77": banking, "trec": trec}[name]()
-        report[name] = measure(data, caps, options.steps, orders)
+        report[name] = (whole if options.whole else measure)(data, caps, options.steps, orders)
         for cell, (every, last) in report[name].items():
             print(f"{name:10} {cell:20} {every:5.1f} {last:5.1f}")
     if options.out:

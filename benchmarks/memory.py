@@ -17,7 +17,8 @@ Each size is one folder, filled by an import and then measured in a fresh proces
   while a ninth corrects without a pause.
 * Times are of the clock; `cpu` of the processor, which other work on the machine does not change.
 * `ram`: what the process has grown by since before the opening, less the vectors, per record, after
-  every user was asked for once.
+  every user was asked for once; `ram later`: the same after all that was learned.
+* `found`: the share of the 64 nearest that a search finds: all up to 100,000 of a user and kind.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -42,7 +42,7 @@ import numpy as np
 from tta.decoding import Mixture
 from tta.memory import Memory
 from tta.retrieval import Recaller
-from tta.types import Event, EventKind, Json, Message, Request, Task
+from tta.types import Event, EventKind, Json, Message, RecordKind, Request, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,10 +55,22 @@ ANSWERS = 77
 EXPERTS = 17
 TIMES = 300
 READERS, SECONDS = 8, 5.0
+QUESTIONS, WANTED = 100, 64
 _BATCH = 5_000
 _SPREAD = 0.7
 
+CAP = 10_000_000
+"""More than there are: all are recalled."""
+
 GOALS = {"recall p95 ms": 15.0, "learn p95 ms": 10.0, "ram bytes": 3072.0}
+
+
+def _said(number: int) -> dict[str, Json]:
+    draw = np.random.default_rng(number).integers(1, 9999, size=(EXPERTS, 4)) / 10_000
+    return {f"kernel*reader{e}": row for e, row in enumerate(draw.tolist())}
+
+
+SAID = [_said(number) for number in range(1000)]
 
 
 class MadeUp:
@@ -86,10 +98,8 @@ def text(number: int) -> str:
 
 def heard(number: int) -> dict[str, Json]:
     """What one correction says of the experts: as long as in a real journal."""
-    draw = np.random.default_rng(number).integers(1, 9999, size=(EXPERTS, 4)) / 10_000
-    rows = {f"kernel*reader{e}": [float(p) for p in row] for e, row in enumerate(draw)}
     return {
-        "likelihood": rows,
+        "likelihood": SAID[number % len(SAID)],
         "outcomes": ANSWERS,
         "right": 0.0,
         "frozen": 0.0,
@@ -117,7 +127,7 @@ def name(number: int, users: int) -> str:
 
 
 def open_memory(folder: Path) -> Memory:
-    return Memory.open(folder, embedder=MadeUp(), weigher=Mixture())
+    return Memory.open(folder, embedder=MadeUp(), weigher=Mixture(), cap=CAP)
 
 
 def fill(folder: Path, records: int, users: int) -> float:
@@ -207,9 +217,31 @@ def at_once(ask: Callable[[int], object], teach: Callable[[int], object]) -> dic
 
 
 def resident() -> int:
-    """Bytes of this process that are in RAM."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of this process that are in RAM, but for files that are mapped into it."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
+
+
+def beyond_vectors(folder: Path, before: int, records: int) -> int:
+    """Bytes per record that the process has grown by, less the vectors: with a snapshot they lie in
+    it, mapped."""
+    heap = 0 if (folder / "snapshot.bin").exists() else DIM * 4
+    return round((resident() - before) / records) - heap
+
+
+def share_found(memory: Memory, records: int, user: str) -> float:
+    """Which share of the best `WANTED` cases by brute force a search finds."""
+    asked = MadeUp().embed([text(records + n) for n in range(QUESTIONS)])
+    cases = memory.records(user=user, task="t", kind=RecordKind.CASE)
+    best: FloatArray = np.zeros((QUESTIONS, 0), dtype=np.float32)
+    for start in range(0, len(cases), 50_000):
+        scores = asked @ memory.vectors(cases[start : start + 50_000]).T
+        best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :WANTED]
+    found = 0
+    for vector, scores in zip(asked, best, strict=True):
+        near = memory.nearest(vector, WANTED, user=user, task="t", kind=RecordKind.CASE)
+        found += sum(score >= scores[-1] - 1e-6 for _, score in near)
+    return found / best.size
 
 
 def measure(folder: Path, records: int, users: int) -> dict[str, Any]:
@@ -232,12 +264,13 @@ def measure(folder: Path, records: int, users: int) -> dict[str, Any]:
         found["first cpu s"] = round(process_time() - busy, 3)
         for user in range(users):
             memory.records(user=name(user, users))
-        vectors = records * DIM * 4
-        found["ram bytes"] = round((resident() - before - vectors) / records)
+        found["ram bytes"] = beyond_vectors(folder, before, records)
         found["recall ms"] = percentiles(ask)
         found["learn ms"] = percentiles(teacher(memory, records, users, TIMES))
         teach = teacher(memory, records + 20 * TIMES, users, 10 * TIMES)
         found["threads ms"] = at_once(ask, teach)
+        found["ram later bytes"] = beyond_vectors(folder, before, records)
+        found["found"] = share_found(memory, records, name(0, users))
         start = perf_counter()
     found["close s"] = round(perf_counter() - start, 3)
     return found

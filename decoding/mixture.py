@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -53,6 +54,7 @@ cases a centroid is the best reader, and the narrow kernels are sure before they
 
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)
+_KEPT = log(1 - SHARE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,13 +235,13 @@ class Mixture:
             cells={**known.cells, **dict(zip(names, map(tuple, new.tolist()), strict=True))},
             mute=mute,
             feedback=known.feedback + 1,
-            log_loss=known.log_loss - float(np.log(mixed)),
+            log_loss=known.log_loss - log(mixed),
             expert_log_loss={
-                name: loss - float(np.log(plain.get(name, mixed)))
+                name: loss - log(plain.get(name, mixed))
                 for name, loss in known.expert_log_loss.items()
             },
             allowance={
-                name: allowed - (float(np.log(1 - SHARE)) if name in plain else 0.0)
+                name: allowed - (_KEPT if name in plain else 0.0)
                 for name, allowed in known.allowance.items()
             },
         )

@@ -23,6 +23,7 @@ from tta.memory.scrub import blank, scrub
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client
+    from chromadb.api.collection_configuration import CreateHNSWConfiguration
     from chromadb.api.models.Collection import Collection
     from chromadb.api.types import GetResult
     from chromadb.config import Settings
@@ -36,6 +37,14 @@ _log = logging.getLogger(__name__)
 
 _PAGE = 1000
 """Vectors per call; Chroma's own limit is about 5,000."""
+_GRAPH: CreateHNSWConfiguration = {
+    "space": "ip",
+    "max_neighbors": 4,
+    "ef_construction": 4,
+    "sync_threshold": 5000,
+}
+"""The least of a graph: vectors are kept in Chroma, and searched elsewhere. At each
+`sync_threshold` it writes down every id there is."""
 
 
 class Chroma:
@@ -73,6 +82,12 @@ class Chroma:
             if opened:
                 blank(self._folder)
             self._lock.release()
+
+    def let_go(self) -> None:
+        """Embedded, give back the RAM that Chroma holds; it is opened again when it is needed."""
+        if self._folder is not None and self._client is not None:
+            self._disconnect()
+            blank(self._folder)
 
     def _disconnect(self) -> None:
         self._handles.clear()
@@ -121,23 +136,9 @@ class Chroma:
                     name,
                     embedding_function=None,
                     metadata=dict(metadata),
-                    configuration={"hnsw": {"space": "ip"}},
+                    configuration={"hnsw": _GRAPH},
                 )
                 _write(collection, changes)
-
-    def query(self, name: str, vector: FloatArray, k: int) -> list[tuple[str, float]]:
-        """(id, cosine) of unit vectors, best first, by HNSW."""
-        row = np.asarray(vector, dtype=np.float32)[None, :]
-        found = self._use(
-            name,
-            lambda collection: collection.query(
-                query_embeddings=row, n_results=k, include=["distances"]
-            ),
-        )
-        if found is None:
-            return []
-        distances = cast("list[list[float]]", found["distances"])
-        return [(key, 1.0 - far) for key, far in zip(found["ids"][0], distances[0], strict=True)]
 
     def _use(self, name: str, use: Callable[[Collection], T]) -> T | None:
         """What `use` gives for the collection; None if there is none.

@@ -157,7 +157,8 @@ def check_text(value: object, name: str) -> None:
             check_text(inner, f"{name}.{key}")
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for inner in value:
-            check_text(inner, name)
+            if type(inner) is not float:  # what experts say is little else
+                check_text(inner, name)
 
 
 def _check_encodes(text: str, name: str) -> None:

@@ -21,8 +21,9 @@ from tta.memory.trust import Trust
 from tta.protocols import Sightings, Weigher
 from tta.types import ANY_TASK, Event, EventKind, Json, Record, RecordKind
 
-Slot = tuple[str, ...]
-"""Where records compete: only records of one slot replace each other."""
+Slot = bytes
+"""Where records compete: only records of one slot replace each other. A digest, as there are as
+many as records."""
 
 _VOTING = (RecordKind.CASE, RecordKind.REJECTED)
 _NOTHING: Mapping[str, float] = {}
@@ -54,11 +55,10 @@ class UserState:
     undone: set[str] = field(default_factory=set)
     sighted: Sighted = field(default_factory=Sighted)
     counts: Counter[EventKind] = field(default_factory=Counter)
-    slots: dict[Slot, dict[str, Record]] = field(default_factory=dict)
+    slots: dict[Slot, tuple[Record, ...]] = field(default_factory=dict)
     ledger: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict, compare=False)
     kept: dict[tuple[str, RecordKind], Kept] = field(default_factory=dict)
-    twins: dict[Slot, str] = field(default_factory=dict)
     past: dict[str, Record] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
     promoted: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -253,7 +253,7 @@ def _again(user: UserState, name: str, cap: int, reason: str) -> Change:
     """All that is live from all that was made, in order."""
     before, past, ledger = user.records, user.past, user.ledger
     user.records, user.by, user.slots, user.ledger = {}, {}, {}, {}
-    user.kept, user.twins, user.past, user.repeated = {}, {}, {}, {}
+    user.kept, user.past, user.repeated = {}, {}, {}
     for made in user.made.values():
         _enter(user, tuple(map(user.moves.record, made)), cap)
     # A new list only where it differs: whoever has read the old one starts over.
@@ -299,18 +299,17 @@ def _let_pass(user: UserState, key: tuple[str, RecordKind], cap: int) -> Record:
 
 
 def _add(user: UserState, new: Record) -> list[Record]:
-    """Make it live; those that it replaced."""
-    slot, twin = user.slots.setdefault(_slot(new), {}), user.twins.get(_twin(new))
-    replaced = [old for old in slot.values() if _replaces(new, old)]
-    if twin is not None and twin not in slot:
-        replaced.append(user.records[twin])
-    times = 1 + sum(_times(user, old) for old in replaced if _twin(old) == _twin(new))
+    """Make it live; those that it replaced: of the same text first, then near-duplicates."""
+    slot = _slot(new)
+    there = [old for old in user.slots.get(slot, ()) if _replaces(new, old)]
+    replaced = sorted(there, key=lambda old: old.request != new.request)
+    times = 1 + sum(_times(user, old) for old in replaced if _says_the_same(new, old))
     for old in replaced:
         _take_out(user, old)
-    slot[new.id] = user.records[new.id] = new
+    user.slots[slot] = (*user.slots.get(slot, ()), new)
+    user.records[new.id] = new
     user.by.setdefault((new.task, new.kind), {})[new.id] = new
     if new.kind in _VOTING:
-        user.twins[_twin(new)] = new.id
         user.kept.setdefault((new.task, new.kind), Kept()).add(new.answer, new.id)
         if times > 1:
             user.repeated[new.id] = times
@@ -324,40 +323,42 @@ def _times(user: UserState, record: Record) -> int:
 def _take_out(user: UserState, old: Record) -> None:
     """No longer live."""
     del user.records[old.id], user.by[old.task, old.kind][old.id]
-    del user.slots[_slot(old)][old.id]
+    slot = _slot(old)
+    left = tuple(record for record in user.slots.pop(slot) if record is not old)
+    if left:
+        user.slots[slot] = left
     user.repeated.pop(old.id, None)
     if old.kind in _VOTING:
         user.kept[old.task, old.kind].remove(old.answer, old.id)
-        if user.twins.get(_twin(old)) == old.id:
-            del user.twins[_twin(old)]
-
-
-def _twin(record: Record) -> Slot:
-    """What only near-duplicates share: the answer to the letter, the request nearly."""
-    return (record.kind, record.task, normalised(record.request), record.answer)
 
 
 def _slot(record: Record) -> Slot:
-    if record.kind is RecordKind.PASSAGE:
-        return (RecordKind.PASSAGE, record.id)
-    if record.kind is RecordKind.RULE:
-        return (RecordKind.RULE, record.task, record.answer)
-    if record.kind is RecordKind.NOTE:
-        return (RecordKind.NOTE, record.task, record.request)
-    return (RecordKind.CASE, record.task, record.request)
+    kind, text = record.kind, record.request
+    if kind is RecordKind.PASSAGE:
+        text = record.id
+    elif kind is RecordKind.RULE:
+        text = record.answer
+    elif kind in _VOTING:
+        kind, text = RecordKind.CASE, normalised(record.request)
+    return blake2b(f"{kind}\0{record.task}\0{text}".encode(), digest_size=12).digest()
+
+
+def _says_the_same(new: Record, old: Record) -> bool:
+    """Whether they are near-duplicates, being of one slot."""
+    return new.kind is old.kind and new.answer == old.answer
 
 
 def _replaces(new: Record, old: Record) -> bool:
     """Whether `new` ends `old`; both are of one slot.
 
     A request has one accepted answer, the newest. An answer is accepted or refused, not both, and
-    refused once. Of notes and rules a slot holds one.
+    refused once. Of near-duplicates, notes and rules a slot holds one.
     """
-    if new.kind is RecordKind.CASE and old.kind is RecordKind.CASE:
+    if new.kind not in _VOTING or _says_the_same(new, old):
         return True
-    if new.kind in (RecordKind.CASE, RecordKind.REJECTED):
-        return new.answer == old.answer
-    return True
+    if new.request != old.request:
+        return False
+    return new.answer == old.answer or new.kind is old.kind is RecordKind.CASE
 
 
 # ------------------------------------------------------------------- from feedback to records

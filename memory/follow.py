@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 PAST = "past"
 """The shelf of what gave way to the cap: not searched, but those who sum learn from it."""
+_PAGE = 10_000
+"""Records embedded at a time: a million vectors are gigabytes."""
 _WITH_VECTOR = frozenset(
     {RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE, RecordKind.PASSAGE}
 )
@@ -138,6 +140,10 @@ class Follower:
             self.index.adopt(user, held.ids, held.rows, places)
 
     def _put(self, records: Sequence[Record]) -> None:
+        for start in range(0, len(records), _PAGE):
+            self._put_page(records[start : start + _PAGE])
+
+    def _put_page(self, records: Sequence[Record]) -> None:
         vectors = self._embed(records)
         by_user: dict[str, list[Record]] = {}
         for record in records:

@@ -1,17 +1,19 @@
 """Vectors by id, one collection per user: in RAM, or in Chroma with RAM before it.
 
-Knows when to write and what to search; how RAM is searched is `shelf.py`'s, how Chroma is spoken
-to `chroma.py`'s. Knows nothing of records or texts: whatever is lost here is rebuilt from the
-journal, so writes are batched.
+Knows when to write; how RAM is searched is `shelf.py`'s, how Chroma is spoken to `chroma.py`'s.
+Knows nothing of records or texts: whatever is lost here is rebuilt from the journal, so writes are
+batched, and made by a thread of their own.
 
-Up to `exact_limit` vectors of a user and kind are searched exactly in RAM; beyond, by Chroma's HNSW
-(Malkov and Yashunin, 2018). Chroma holds ids and vectors only: where each belongs, `place` tells.
+Chroma keeps ids and vectors, and is not searched: where each belongs, `place` tells. Its graph took
+.4 ms of the processor for each of 60,000 vectors, and more of each the more there are, and holds
+all of them a second time in RAM; what the cells of `sketch.py` take is a twentieth of that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -31,9 +33,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-EXACT_LIMIT = 100_000
-"""Vectors of one user and kind that are searched exactly; of more, Chroma's HNSW finds some four
-times as many as asked for, and the best of these are taken."""
+_SHARE = 100
+"""A write to Chroma is due when one in so many vectors waits for it, or `flush_every` if that is
+more: it takes an embedded Chroma seconds to open where there are many."""
+_WAITING = 20_000
+"""Vectors that wait at most, but for those that come at once: then one waits for the thread."""
+_LARGE = 50_000
+"""Vectors from which an embedded Chroma is let go of after each writing: it has all of them in
+RAM."""
 
 
 class MemoryIndex:
@@ -76,21 +83,17 @@ class MemoryIndex:
     def held(self, user: str) -> Held:
         """All vectors of a user, shelf by shelf."""
         shelves = self._shelves.get(user, {}).values()
-        rows = [shelf.matrix[: len(shelf.names)] for shelf in shelves]
+        rows = [part for shelf in shelves for part in shelf.matrix.parts(len(shelf.names))]
         empty = np.zeros((0, self._dim), dtype=np.float32)
         return Held(self.known(user), np.concatenate([empty, *rows]))
 
-    def ranks(
-        self, user: str, ids: Sequence[str], *, shelf: str, labels: Collection[str] | None
-    ) -> Mapping[str, int]:
-        """Those of `ids` that are on a shelf, under one of `labels` when given, with their rank."""
-        theirs = self._shelves.get(user, {})
-        return theirs[shelf].ranks(ids, labels) if shelf in theirs else {}
+    def has(self, user: str, name: str) -> bool:
+        """Whether an id is held for a user."""
+        return any(name in shelf.row for shelf in self._shelves.get(user, {}).values())
 
-    def count(self, user: str, shelf: str) -> int:
-        """How many vectors of a user are on a shelf."""
-        theirs = self._shelves.get(user, {})
-        return len(theirs[shelf].names) if shelf in theirs else 0
+    def count(self) -> int:
+        """How many vectors are held in all."""
+        return sum(len(s.names) for theirs in self._shelves.values() for s in theirs.values())
 
     def known(self, user: str) -> Sequence[str]:
         """The ids held for a user."""
@@ -175,18 +178,18 @@ class ChromaIndex:
         dim: int,
         place: Callable[[str, str], Place | None],
         flush_every: int = 64,
-        exact_limit: int = EXACT_LIMIT,
         snapshot: Snapshot | None = None,
     ) -> None:
         """Raises IndexInUse (embedded, and open elsewhere) or StoreError (no server there)."""
         self._client = Chroma(where, lazily=snapshot is not None)
         self._memory = memory
         self._meta = {"embedder": embedder, "dim": dim}
-        self._flush_every, self._exact_limit = flush_every, exact_limit
+        self._flush_every = flush_every
         self._place = place
         self._ram = MemoryIndex(dim)
         self._pending: dict[str, dict[str, FloatArray | None]] = {}
-        self._loaded: dict[str, set[str]] = {}
+        self._strays: dict[str, set[str]] = {}
+        self._writer: _Writer | None = None
         self._believed = snapshot
         self._there = set() if snapshot is None else set(snapshot.users())
         try:
@@ -215,8 +218,8 @@ class ChromaIndex:
     def put(
         self, user: str, ids: Sequence[str], vectors: FloatArray, places: Sequence[Place]
     ) -> None:
-        """Keep unit vectors, shape (len(ids), dim). On disk at the next flush."""
-        self._load(user).update(ids)
+        """Keep unit vectors, shape (len(ids), dim). On disk after the next writing."""
+        self._load(user).difference_update(ids)
         self._ram.put(user, ids, vectors, places)
         rows = np.array(vectors, dtype=np.float32)
         self._await(user, dict(zip(ids, rows, strict=True)))
@@ -225,7 +228,7 @@ class ChromaIndex:
         self, user: str, ids: Sequence[str], vectors: FloatArray, places: Sequence[Place]
     ) -> None:
         """Hold what a snapshot says that Chroma holds."""
-        self._loaded[user] = set(ids)
+        self._strays[user] = set()
         self._ram.adopt(user, ids, vectors, places)
 
     def move(self, user: str, ids: Sequence[str], places: Sequence[Place]) -> None:
@@ -235,26 +238,49 @@ class ChromaIndex:
 
     def remove(self, user: str, ids: Sequence[str]) -> None:
         """Let go of ids; those not held are no error."""
-        held = self._load(user)
-        gone = [name for name in ids if name in held]
-        held.difference_update(gone)
+        strays = self._load(user)
+        gone = [name for name in ids if name in strays or self._ram.has(user, name)]
+        strays.difference_update(gone)
         self._ram.remove(user, gone)
         self._await(user, dict.fromkeys(gone))
 
     def _await(self, user: str, changes: dict[str, FloatArray | None]) -> None:
         if changes:
             self._pending.setdefault(user, {}).update(changes)
-        if sum(map(len, self._pending.values())) < self._flush_every:
+        waiting = sum(map(len, self._pending.values()))
+        if waiting < max(self._flush_every, self._ram.count() // _SHARE):
             return
-        try:
-            self.flush()
-        except StoreError:
-            # The journal has it and RAM has it; what was not written stays pending.
-            _log.warning("The index could not be written; it is tried again", exc_info=True)
+        if self._writer is None or self._writer.over or waiting > _WAITING:
+            self._settle()
+            self._writer, self._pending = _Writer(self._write, self._pending), {}
+        if not self._client.embedded:
+            # Another process may erase a user there: nothing of theirs may arrive afterwards.
+            self._settle()
+
+    def _write(self, changes: Mapping[str, dict[str, FloatArray | None]]) -> None:
+        client = self._chroma()
+        for user, theirs in changes.items():
+            client.write(self._name(user), self._meta, theirs)
+        idle = sum(map(len, list(self._pending.values()))) < self._flush_every
+        if client.embedded and idle and self._ram.count() > _LARGE:
+            client.let_go()
+
+    def _settle(self) -> None:
+        """Wait for what is being written: nobody else may speak to Chroma meanwhile."""
+        writer, self._writer = self._writer, None
+        problem = None if writer is None else writer.problem()
+        if writer is None or problem is None:
+            return
+        # The journal has it and RAM has it; what was not written stays pending.
+        for user, theirs in writer.changes.items():
+            self._pending[user] = theirs | self._pending.get(user, {})
+        if not isinstance(problem, StoreError):
+            raise problem
+        _log.warning("The index could not be written; it is tried again", exc_info=problem)
 
     def known(self, user: str) -> Sequence[str]:
         """The ids held for a user."""
-        return tuple(self._load(user))
+        return (*self._load(user), *self._ram.known(user))
 
     def held(self, user: str) -> Held:
         """All vectors of a user."""
@@ -270,25 +296,9 @@ class ChromaIndex:
         shelf: str,
         labels: Collection[str] | None = None,
     ) -> Sequence[tuple[str, float]]:
-        """(id, cosine), best first; as `MemoryIndex.search`, exact up to `exact_limit` vectors."""
+        """(id, cosine), best first; see `MemoryIndex.search`."""
         self._load(user)
-        if k > 0 and self._ram.count(user, shelf) > self._exact_limit:
-            found = self._search_chroma(user, vector, k, shelf, labels)
-            if len(found) == k:
-                return found
         return self._ram.search(user, vector, k, shelf=shelf, labels=labels)
-
-    def _search_chroma(
-        self, user: str, vector: FloatArray, k: int, shelf: str, labels: Collection[str] | None
-    ) -> list[tuple[str, float]]:
-        """Of the nearest four times `k` in Chroma, and of what it does not hold yet, the best."""
-        pending = self._pending.get(user, {})
-        near = self._chroma().query(self._name(user), vector, 4 * k)
-        found = [(name, score) for name, score in near if name not in pending]
-        found += [(n, float(row @ vector)) for n, row in pending.items() if row is not None]
-        ranks = self._ram.ranks(user, [name for name, _ in found], shelf=shelf, labels=labels)
-        right = sorted((-score, ranks[name], name) for name, score in found if name in ranks)
-        return [(name, -minus) for minus, _, name in right[:k]]
 
     def vectors(self, user: str, ids: Sequence[str]) -> FloatArray:
         """The vectors of `ids`, shape (len(ids), dim); zeros for ids that are not held."""
@@ -304,38 +314,47 @@ class ChromaIndex:
     def renew(self, user: str) -> None:
         """Write a user's collection anew, so that no byte of what was removed stays in any file."""
         held = self.held(user)
+        self._settle()
         self._chroma().delete([self._name(user)])
         self._client.blank()
         self._pending[user] = dict(zip(*held, strict=True))
 
     def release(self, user: str) -> None:
         """Forget what this process holds of a user whom another process has erased."""
+        self._settle()
         self._pending.pop(user, None)
-        self._loaded.pop(user, None)
+        self._strays.pop(user, None)
         self._there.discard(user)
         self._ram.drop(user)
 
     def keep(self, users: Sequence[str]) -> None:
         """Erase the collections of all others (a forgetting that was interrupted)."""
+        self._settle()
+        self._keep(users)
+
+    def _keep(self, users: Sequence[str]) -> None:
         names = {self._name(user) for user in users}
         self._client.delete([name for name in self._collections() if name not in names])
 
     def reset(self) -> None:
         """Erase all vectors of this memory."""
+        self._settle()
         self._believed = None
         self._pending.clear()
-        self._loaded.clear()
+        self._strays.clear()
         self._ram.reset()
         self._client.wipe(collection_name(self._memory))
 
     def flush(self) -> None:
-        """Write what is pending."""
-        if not self._pending:
-            return
-        client = self._chroma()
-        for user in list(self._pending):
-            client.write(self._name(user), self._meta, self._pending[user])
-            del self._pending[user]
+        """Write what is pending; it is written when this returns."""
+        self._settle()
+        if self._pending:
+            changes, self._pending = self._pending, {}
+            try:
+                self._write(changes)
+            except BaseException:
+                self._pending = changes
+                raise
 
     def close(self) -> None:
         """Flush, and let another process open the index."""
@@ -354,7 +373,7 @@ class ChromaIndex:
             return self._client
         try:
             self._drop_other_vectors()
-            self.keep([*self._there, *self._loaded])
+            self._keep([*self._there, *self._strays])
             wrong = [u for u in self._there if self._counted(u) != believed.count(u)]
         except StoreError as problem:
             if not self._client.embedded:
@@ -371,12 +390,12 @@ class ChromaIndex:
 
     def _put_right(self, user: str, believed: Snapshot) -> None:
         """Chroma is given what it lacks of a user, and rid of what it should not have."""
-        held = believed.load(user)[1]
+        held = believed.held(user)
         there = {name for ids, _ in self._client.read(self._name(user)) for name in ids}
         changes: dict[str, FloatArray | None] = dict.fromkeys(there.difference(held.ids))
         changes |= {name: row for name, row in zip(*held, strict=True) if name not in there}
-        # What was learned since is newer, and is pending.
-        self._pending[user] = changes | self._pending.get(user, {})
+        # What was learned since is newer, and is written after this.
+        self._client.write(self._name(user), self._meta, changes)
 
     # ------------------------------------------------------------------------- helpers
 
@@ -387,25 +406,57 @@ class ChromaIndex:
         return self._client.collections(collection_name(self._memory))
 
     def _load(self, user: str) -> set[str]:
-        """The ids held for a user, read from Chroma the first time."""
-        if user not in self._loaded:
-            held = self._loaded[user] = set()
+        """The ids in Chroma that belong nowhere; all others are in RAM, read the first time."""
+        if user not in self._strays:
+            self._strays[user] = set()
             if self._believed is not None and user not in self._there:
-                return held
+                return self._strays[user]
             try:
+                self._settle()
                 for ids, vectors in self._chroma().read(self._name(user)):
-                    held.update(ids)
                     self._take_in(user, {name: self._place(user, name) for name in ids}, vectors)
             except BaseException:
                 self.release(user)
                 raise
-        return self._loaded[user]
+        return self._strays[user]
 
     def _take_in(self, user: str, places: Mapping[str, Place | None], vectors: FloatArray) -> None:
+        self._strays[user].update(name for name, place in places.items() if place is None)
         live = [(name, place, row) for row, (name, place) in enumerate(places.items()) if place]
         if live:
             names, where, rows = zip(*live, strict=True)
             self._ram.put(user, names, vectors[list(rows)], where)
+
+
+class _Writer:
+    """A thread that writes changes to Chroma."""
+
+    def __init__(
+        self,
+        write: Callable[[Mapping[str, dict[str, FloatArray | None]]], None],
+        changes: Mapping[str, dict[str, FloatArray | None]],
+    ) -> None:
+        self.changes = changes
+        self._write = write
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="tta_index")
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has finished, one way or the other."""
+        return not self._thread.is_alive()
+
+    def problem(self) -> BaseException | None:
+        """Why it failed, if it did; waits for it."""
+        self._thread.join()
+        return self._problem
+
+    def _run(self) -> None:
+        try:
+            self._write(self.changes)
+        except BaseException as problem:
+            self._problem = problem
 
 
 def collection_name(memory: str, user: str | None = None) -> str:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -41,15 +41,15 @@ has promotions, 3 has settings of tasks, merges and splits.
 
 _PAGE = 1000
 """Events read in one query: no transaction stays open while the reader works on them."""
+_WRITTEN = 250
+"""Events written in one statement: it names two ids of each, and databases take so many."""
 
 # Made once: building a statement costs more than running it.
 _AFTER = sa.select(EVENTS).where(EVENTS.c.seq > sa.bindparam("after"))
 _TAIL = _AFTER.order_by(EVENTS.c.seq).limit(_PAGE)
 _TAIL_OF_USER = _TAIL.where(EVENTS.c.user == sa.bindparam("of"))
 _BY_ID = sa.select(EVENTS).where(EVENTS.c.id == sa.bindparam("event"))
-_ASKER = sa.select(EVENTS.c.user).where(
-    EVENTS.c.id == sa.bindparam("response"), EVENTS.c.kind == str(EventKind.ANSWERED)
-)
+_BY_IDS = sa.select(EVENTS).where(EVENTS.c.id.in_(sa.bindparam("events", expanding=True)))
 _AT = sa.select(EVENTS.c.id, EVENTS.c.time).where(EVENTS.c.seq == sa.bindparam("seq"))
 _FORGOTTEN = sa.select(sa.func.count()).where(
     EVENTS.c.seq > sa.bindparam("after"), EVENTS.c.kind == str(EventKind.FORGOTTEN)
@@ -151,8 +151,9 @@ class Journal:
         # An answer that nobody has reacted to yet need not wait for the disk: feedback does, and
         # takes all before it along.
         durable = any(event.kind is not EventKind.ANSWERED for event in events)
+        pages = [rows[start : start + _WRITTEN] for start in range(0, len(rows), _WRITTEN)]
         with self._writing(durable=durable) as connection:
-            return sum(_append(connection, row) for row in rows)
+            return sum(_append(connection, page) for page in pages)
 
     def since(self, seq: int = 0, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
         """(sequence number, event) after `seq`, in order; of one user when named."""
@@ -201,7 +202,7 @@ class Journal:
             _retract(connection, user)
             tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
             check(tombstone)
-            _append(connection, _to_row(tombstone))
+            _append(connection, [_to_row(tombstone)])
             # Killed before the file is rewritten, the next opening finishes it.
             _put(connection, "erasing", "1")
         self._finish_erasing()
@@ -249,32 +250,43 @@ def _retract(connection: sa.Connection, user: str) -> None:
         connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.in_(gone)))
 
 
-def _append(connection: sa.Connection, row: dict[str, Any]) -> bool:
-    old = connection.execute(_BY_ID, {"event": row["id"]}).mappings().first()
-    if old is not None:
-        if all(old[key] == value for key, value in row.items() if key != "time"):
-            return False
+def _append(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert what is new, and say how much that is."""
+    # In the same transaction: another process may have erased an answer a moment ago.
+    named = {row["id"] for row in rows} | {row["response"] for row in rows}
+    found = connection.execute(_BY_IDS, {"events": sorted(named - {""})}).mappings()
+    known = {str(row["id"]): cast(Mapping[str, Any], row) for row in found}
+    new = []
+    for row in rows:
+        if row["id"] in known:
+            _check_same(known[row["id"]], row)
+            continue
+        if row["response"] and row["kind"] != EventKind.ANSWERED:
+            _check_answered(known.get(row["response"]), row)
+        known[row["id"]] = row
+        new.append(row)
+    if new:
+        connection.execute(_INSERT, new)
+    return len(new)
+
+
+def _check_same(old: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    if any(old[key] != value for key, value in row.items() if key != "time"):
         raise ConflictingId(
             f"The id {row['id']!r} was already used for another event",
             value=row["id"],
             hint="Leave the id out to get a fresh one.",
         )
-    if row["response"] and row["kind"] != EventKind.ANSWERED:
-        _check_answered(connection, row)
-    connection.execute(_INSERT, row)
-    return True
 
 
-def _check_answered(connection: sa.Connection, row: dict[str, Any]) -> None:
-    # In the same transaction: another process may have erased the answer a moment ago.
-    owner = connection.scalar(_ASKER, {"response": row["response"]})
-    if owner is None:
+def _check_answered(about: Mapping[str, Any] | None, row: Mapping[str, Any]) -> None:
+    if about is None or about["kind"] != EventKind.ANSWERED:
         raise UnknownResponse(
             f"No response {row['response']!r} in this memory",
             value=row["response"],
             hint="Use the id of a response that this memory has seen and not forgotten.",
         )
-    if owner != row["user"]:
+    if about["user"] != row["user"]:
         raise WrongUser(
             f"The response {row['response']!r} belongs to another user than {row['user']!r}",
             value=row["response"],

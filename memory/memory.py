@@ -105,7 +105,8 @@ class Memory(Reading):
         `weigher`: how feedback moves the weights of experts; without one none are kept.
         `cap`: cases, and as many refused answers, that are recalled of each user and task; see
         `policy.py` for which. It is kept with the memory; None for what was kept, or 100,000.
-        `flush_every`: vectors that may wait in RAM for Chroma; a crash costs embedding them again.
+        `flush_every`: vectors that may wait in RAM for Chroma, or one in a hundred if that is more;
+        a crash costs embedding them again.
         `snapshot_every`: events after which closing a folder's memory writes down what they add up
         to, so that the next opening need not read them again.
 

@@ -60,8 +60,8 @@ class Reading:
 
         Of `task` and of ANY_TASK when one is named, else of all tasks.
         `vector`: unit length, shape (dim,). Of equally similar ones the older comes first. Exact up
-        to 100,000 records of a user and kind. Raises InvalidSetting if the memory was opened
-        without an embedder.
+        to 100,000 records of a user and kind; of more nearly all are found.
+        Raises InvalidSetting if the memory was opened without an embedder.
         """
         with self._lock:
             self._follower.catch_up()

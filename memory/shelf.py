@@ -1,9 +1,10 @@
-"""Vectors of one sort in one matrix, and the exact search of it.
+"""Vectors of one sort in one matrix, and the search of it.
 
 Knows numpy and where rows lie. Knows nothing of users, records, or what outlives the process.
 
-What a search returns depends on what is held alone, not on the order of puts and removals: scores
-are computed row by row, and equal ones stand in the order of their ranks.
+Up to `exact_limit` rows a search is exact, and what it returns depends on what is held alone, not
+on the order of puts and removals: scores are computed row by row, and equal ones stand in the order
+of their ranks. Of more rows only the likeliest cells are read (`sketch.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tta.memory.sketch import Cells, Rows, Sketch
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,11 +24,15 @@ if TYPE_CHECKING:
 
 SKETCHED_FROM = 8192
 """Rows from which a search reads the sketch first: fewer are read whole in under 1 ms."""
+EXACT_LIMIT = 100_000
+"""Rows up to which a search reads the sketch of every one."""
 
-_WIDTH = 96  # with the length of the rest: rows of whole cache lines
-_SAMPLE = 2048
 _FIRST = 256
 _GATHERED = 1024
+_GATHERED_OF_MANY = 4096
+_RESCORED = 2048
+"""Of many rows, how many of those that look best are compared themselves. On 60,000 sentences of
+MiniLM 98.6 % of the 64 nearest are found so, and 99.3 % of the 10 nearest."""
 _SLACK = 1e-5
 """More than any two ways of summing one dot product of float32 unit vectors differ by."""
 
@@ -44,15 +51,18 @@ class Place(NamedTuple):
 class Shelf:
     """Row i of `matrix` belongs to `names[i]`; rows 0 to len(names) are in use."""
 
-    def __init__(self, dim: int, *, sketched_from: int = SKETCHED_FROM) -> None:
+    def __init__(
+        self, dim: int, *, sketched_from: int = SKETCHED_FROM, exact_limit: int = EXACT_LIMIT
+    ) -> None:
         self.names: list[str] = []
         self.row: dict[str, int] = {}
-        self.matrix = np.empty((16, dim), dtype=np.float32)
+        self.matrix = Rows(dim)
         self._labels = np.empty(16, dtype=np.int32)
         self._ranks = np.empty(16, dtype=np.int64)
         self._codes: dict[str, int] = {}
-        self._sketched_from = sketched_from
-        self._sketch: _Sketch | None = None
+        self._dim = dim
+        self._sketched_from, self._exact_limit = sketched_from, exact_limit
+        self._sketch: Sketch | Cells | None = None
 
     def put(self, ids: Sequence[str], vectors: FloatArray, places: Sequence[Place]) -> None:
         """Keep vectors, shape (len(ids), dim); a known id gets its new vector and place."""
@@ -63,14 +73,14 @@ class Shelf:
         self._grow(len(self.names))
         rows = np.fromiter((self.row[name] for name in ids), np.intp, len(ids))
         codes = self._codes
-        self.matrix[rows] = vectors
+        self.matrix.put(rows, np.asarray(vectors, dtype=np.float32))
         self._labels[rows] = [codes.setdefault(place.label, len(codes)) for place in places]
         self._ranks[rows] = [place.rank for place in places]
         self._sketch_rows(rows)
 
     def adopt(self, ids: Sequence[str], vectors: FloatArray, places: Sequence[Place]) -> None:
         """As `put` on an empty shelf, but `vectors` are not copied before they must be changed."""
-        self.matrix = vectors
+        self.matrix = Rows(self._dim, vectors)
         self._labels = np.zeros(len(ids), dtype=np.int32)
         self._ranks = np.fromiter((place.rank for place in places), np.int64, len(ids))
         self.names = list(ids)
@@ -80,14 +90,11 @@ class Shelf:
             self._labels[row] = codes.setdefault(place.label, len(codes))
 
     def _grow(self, count: int) -> None:
-        if count > len(self.matrix):
-            # Half as much again: twice would be gigabytes where there are a million.
-            size = max(count, 16, 3 * len(self.matrix) // 2)
-            self.matrix = _grown(self.matrix, size)
+        self.matrix.reserve(count)
+        if count > len(self._labels):
+            size = max(count, 2 * len(self._labels))
             self._labels = _grown(self._labels, size)
             self._ranks = _grown(self._ranks, size)
-        elif not self.matrix.flags.writeable:
-            self.matrix = self.matrix.copy()
 
     def _sketch_rows(self, rows: IntArray) -> None:
         """What the rows have become; a new sketch is due when the last is of half of them."""
@@ -95,7 +102,7 @@ class Shelf:
         if sketch is None or count >= 2 * sketch.learned_from:
             self._sketch = None
         else:
-            sketch.put(rows, self.matrix[rows], count)
+            sketch.put(rows, self.matrix.take(rows))
 
     def remove(self, name: str) -> None:
         """Let go of an id; one not held is no error."""
@@ -108,20 +115,21 @@ class Shelf:
         if moved != name:
             self.names[row] = moved
             self.row[moved] = row
-        parts: list[NDArray[Any]] = [self.matrix, self._labels, self._ranks]
-        for part in parts if self._sketch is None else [*parts, self._sketch.rows]:
+        self.matrix.move(last, row)
+        for part in (self._labels, self._ranks):
             part[row] = part[last]
             part[last] = 0
+        if self._sketch is not None:
+            self._sketch.move(last, row)
 
     def vectors(self, ids: Sequence[str], into: FloatArray) -> None:
         """Copy the vectors of `ids` into the rows of `into`; rows of unknown ids stay."""
         rows = np.fromiter((self.row.get(name, -1) for name in ids), np.intp, len(ids))
         held = rows >= 0
         if held.all():
-            # "clip", though no row is out of bounds: numpy buffers all of `out` otherwise.
-            np.take(self.matrix, rows, axis=0, out=into, mode="clip")
+            self.matrix.take(rows, into)
         else:
-            into[held] = self.matrix[rows[held]]
+            into[held] = self.matrix.take(rows[held])
 
     def ranks(self, ids: Sequence[str], labels: Collection[str] | None) -> dict[str, int]:
         """Those of `ids` that are held, under one of `labels` when given, with their rank."""
@@ -135,28 +143,43 @@ class Shelf:
         """The `k` best (id, dot product), best first, of equals the lower rank."""
         vector = np.asarray(vector, dtype=np.float32)
         rows = self._candidates(vector, k, labels)
-        scores = np.vecdot(self.matrix.take(rows, axis=0), vector)
+        scores = np.vecdot(self.matrix.take(rows), vector)
         best = np.lexsort((self._ranks[rows], -scores))[:k]
         return [(self.names[rows[i]], float(scores[i])) for i in best]
 
     def _candidates(self, vector: FloatArray, k: int, labels: Collection[str] | None) -> IntArray:
-        """Rows among which the `k` best certainly are."""
+        """Rows among which the `k` best are: certainly, if there are few enough."""
         count = len(self.names)
         allowed = None if labels is None else self._labelled(labels)
-        rows = np.arange(count) if allowed is None else np.flatnonzero(allowed)
-        if len(rows) <= max(k, _GATHERED):
-            return rows
-        if self._sketch is None and count >= self._sketched_from:
-            self._sketch = _Sketch(self.matrix[:count])
-        if self._sketch is not None:
-            bounds = _only(self._sketch.bounds(vector, count), allowed)
-            kth = self._kth_of_first(vector, bounds, k)
-            found = np.flatnonzero(bounds >= kth - _SLACK)
-            if len(found) <= count // 4:
-                return found
-        scores = _only(self.matrix[:count] @ vector, allowed)
-        kth = np.partition(scores, count - k)[count - k]
-        return np.flatnonzero(scores >= kth - _SLACK)
+        eligible = count if allowed is None else int(np.count_nonzero(allowed))
+        few = _GATHERED if count <= self._exact_limit else _GATHERED_OF_MANY
+        if eligible <= max(k, few):
+            return np.arange(count) if allowed is None else np.flatnonzero(allowed)
+        sketch = self._sketched()
+        if sketch is None:
+            return self._best_of_all(vector, k, allowed)
+        if isinstance(sketch, Cells):
+            rows, scores = sketch.near(vector, k, allowed)
+            return rows[_top(scores, max(_RESCORED, 4 * k))]
+        bounds = _only(sketch.bounds(vector, count), allowed)
+        found = np.flatnonzero(bounds >= self._kth_of_first(vector, bounds, k) - _SLACK)
+        return found if len(found) <= count // 4 else self._best_of_all(vector, k, allowed)
+
+    def _sketched(self) -> Sketch | Cells | None:
+        """What to read first, made when first needed; None while there is no need."""
+        count = len(self.names)
+        kind = Cells if count > self._exact_limit else Sketch
+        if count >= self._sketched_from and not isinstance(self._sketch, kind):
+            self._sketch = kind(self.matrix, count)
+        return self._sketch
+
+    def _best_of_all(
+        self, vector: FloatArray, k: int, allowed: NDArray[np.bool_] | None
+    ) -> IntArray:
+        """Rows of the `k` best scores, by reading everything."""
+        count = len(self.names)
+        scores = _only(self.matrix.dot(vector, count), allowed)
+        return np.flatnonzero(scores >= np.partition(scores, count - k)[count - k] - _SLACK)
 
     def _labelled(self, labels: Collection[str]) -> NDArray[np.bool_] | None:
         """Which rows have one of the labels; None if all have."""
@@ -170,47 +193,16 @@ class Shelf:
 
     def _kth_of_first(self, vector: FloatArray, bounds: FloatArray, k: int) -> float:
         """The k-th score among the most promising rows: the k-th of all is no lower."""
-        count, first = len(bounds), max(k, _FIRST)
-        rows = np.argpartition(bounds, count - first)[count - first :]
-        scores = self.matrix.take(rows, axis=0) @ vector
+        first = max(k, _FIRST)
+        scores = self.matrix.take(_top(bounds, first)) @ vector
         return float(np.partition(scores, first - k)[first - k])
 
 
-class _Sketch:
-    """Upper bounds of all dot products with a vector, from a quarter of the numbers or fewer.
-
-    With P the projection on the leading principal directions of a sample of the rows,
-    x.q = Px.Pq + (x - Px).(q - Pq) <= Px.Pq + |x - Px| |q - Pq| (Cauchy and Schwarz). A row of the
-    sketch is (Px, |x - Px|), so that one product gives every bound. The sample decides how tight
-    the bounds are, never what is found.
-    """
-
-    def __init__(self, matrix: FloatArray) -> None:
-        """`matrix`: all rows, shape (rows, dim)."""
-        self.learned_from = len(matrix)
-        width = min(_WIDTH - 1, matrix.shape[1] // 4)
-        places = np.linspace(0, len(matrix) - 1, min(_SAMPLE, len(matrix))).astype(np.intp)
-        sample = matrix[places].astype(np.float64)
-        _, directions = np.linalg.eigh(sample.T @ sample)
-        self._basis = np.ascontiguousarray(directions[:, -width:], dtype=np.float32)
-        self.rows = self._of(matrix)
-
-    def put(self, rows: IntArray, vectors: FloatArray, count: int) -> None:
-        """Sketch the vectors of these rows, of `count` in use."""
-        if count > len(self.rows):
-            self.rows = _grown(self.rows, max(count, 2 * len(self.rows)))
-        self.rows[rows] = self._of(vectors)
-
-    def bounds(self, vector: FloatArray, count: int) -> FloatArray:
-        """Upper bounds of the dot products with the first `count` rows, shape (count,)."""
-        return np.asarray(self.rows[:count] @ self._of(vector[None, :])[0])
-
-    def _of(self, vectors: FloatArray) -> FloatArray:
-        projected = vectors @ self._basis
-        left = np.vecdot(vectors, vectors) - np.vecdot(projected, projected)
-        # Above what rounding may have taken from the difference of two squares.
-        length = np.sqrt(np.maximum(left, 0.0) + 1e-6)
-        return np.concatenate([projected, length[:, None]], axis=1, dtype=np.float32)
+def _top(scores: FloatArray, count: int) -> IntArray:
+    """Where the `count` highest are."""
+    if count >= len(scores):
+        return np.arange(len(scores))
+    return np.argpartition(scores, len(scores) - count)[len(scores) - count :]
 
 
 def _only(scores: FloatArray, allowed: NDArray[np.bool_] | None) -> FloatArray:

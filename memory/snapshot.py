@@ -57,10 +57,13 @@ class Held(NamedTuple):
 
 
 class Snapshot:
-    """A snapshot on disk, read as far as it is asked for. Its file may be deleted meanwhile."""
+    """A snapshot on disk, read as far as it is asked for. Its file may be deleted meanwhile.
 
-    def __init__(self, data: mmap.mmap, contents: Mapping[str, Any]) -> None:
-        self._data = data
+    `own`: the same file once more, for vectors that may be changed in RAM, page by page.
+    """
+
+    def __init__(self, data: mmap.mmap, own: mmap.mmap, contents: Mapping[str, Any]) -> None:
+        self._data, self._own = data, own
         self._users: Mapping[str, Mapping[str, int]] = contents["users"]
         self.key: Mapping[str, str] = contents["key"]
         self.seq = int(contents["seq"])
@@ -73,12 +76,15 @@ class Snapshot:
         try:
             with path.open("rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                own = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             start, length, crc = _TAIL.unpack(data[-_TAIL.size :])
             text = data[start : start + length]
             if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(text) != crc:
                 return None
-            found = cls(data, json.loads(text))
-            return found if all(map(found._is_whole, found._users)) else None
+            found = cls(data, own, json.loads(text))
+            whole = all(map(found._is_whole, found._users))
+            found._give_back()
+            return found if whole else None
         except (OSError, ValueError, struct.error, KeyError, TypeError):
             return None
 
@@ -95,11 +101,30 @@ class Snapshot:
         return self._users[user]["rows"]
 
     def load(self, user: str) -> tuple[UserState, Held]:
-        """State and vectors, the latter not copied."""
-        with _uncollected():
-            state, ids = _Unpickler(io.BytesIO(self.raw_block(user))).load()
-        rows = np.frombuffer(self.raw_vectors(user), dtype=np.float32)
+        """State and vectors. The latter may be changed, once for all: it changes no file, and is
+        not seen by `raw_vectors`."""
+        state, ids = self._unpickled(user)
+        place = self._users[user]
+        rows = np.frombuffer(self._own, np.float32, len(ids) * self._dim, place["rows_start"])
+        self._give_back()
         return state, Held(ids, rows.reshape(len(ids), self._dim))
+
+    def held(self, user: str) -> Held:
+        """The vectors as they were written."""
+        _, ids = self._unpickled(user)
+        rows = np.frombuffer(self.raw_vectors(user), dtype=np.float32)
+        return Held(ids, rows.reshape(len(ids), self._dim))
+
+    def _unpickled(self, user: str) -> tuple[UserState, Sequence[str]]:
+        with _uncollected():
+            found: tuple[UserState, Sequence[str]]
+            found = _Unpickler(io.BytesIO(self.raw_block(user))).load()
+        return found
+
+    def _give_back(self) -> None:
+        """What was read is the disk's again, and no longer of this process's RAM."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._data.madvise(mmap.MADV_DONTNEED)
 
     def raw_block(self, user: str) -> memoryview:
         """The block as it lies there."""

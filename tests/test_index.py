@@ -50,9 +50,7 @@ def by_name(_: str, name: str) -> Place | None:
     return Place("case", "t", int(name[2:])) if name.startswith("id") else None
 
 
-def chroma(
-    folder: Path, *, embedder: str = "e", flush_every: int = 8, exact_limit: int = 1000
-) -> ChromaIndex:
+def chroma(folder: Path, *, embedder: str = "e", flush_every: int = 8) -> ChromaIndex:
     return ChromaIndex(
         folder / "index",
         memory="m",
@@ -60,17 +58,12 @@ def chroma(
         dim=DIM,
         place=by_name,
         flush_every=flush_every,
-        exact_limit=exact_limit,
     )
 
 
-@pytest.fixture(params=["ram", "chroma", "chroma beyond its limit in RAM"])
+@pytest.fixture(params=["ram", "chroma"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryIndex | ChromaIndex]:
-    made: MemoryIndex | ChromaIndex
-    if request.param == "ram":
-        made = MemoryIndex(DIM)
-    else:
-        made = chroma(tmp_path, exact_limit=10 if "limit" in request.param else 1000)
+    made = MemoryIndex(DIM) if request.param == "ram" else chroma(tmp_path)
     yield made
     made.close()
 
@@ -215,23 +208,6 @@ def test_what_has_no_place_is_known_but_not_found(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_user_beyond_the_limit_in_ram_is_served_by_chroma_also_with_fewer_again(
-    tmp_path: Path,
-) -> None:
-    held = vectors(30)
-    index = chroma(tmp_path, exact_limit=20)
-    put(index, "ada", ids(30), held)
-    index.remove("ada", ids(25))
-    put(index, "ada", ["id1"], held[1:2])
-    for number in (1, 26, 29):
-        assert search(index, "ada", held[number], 1)[0][0] == f"id{number}"
-    assert len(search(index, "ada", held[0], 30)) == 6
-    index.close()
-    again = chroma(tmp_path, exact_limit=20)
-    assert search(again, "ada", held[1], 1)[0][0] == "id1"
-    again.close()
-
-
 def test_removals_are_durable_too(tmp_path: Path) -> None:
     index = chroma(tmp_path)
     put(index, "ada", ids(30), vectors(30))
@@ -243,10 +219,10 @@ def test_removals_are_durable_too(tmp_path: Path) -> None:
 
 
 def test_more_than_a_page_is_read_back(tmp_path: Path) -> None:
-    index = chroma(tmp_path, exact_limit=10_000)
+    index = chroma(tmp_path)
     put(index, "ada", ids(2500), vectors(2500))
     index.close()
-    again = chroma(tmp_path, exact_limit=10_000)
+    again = chroma(tmp_path)
     assert len(again.known("ada")) == 2500
     assert search(again, "ada", vectors(2500)[2400], 1)[0][0] == "id2400"
     again.close()
@@ -258,14 +234,79 @@ def test_writes_are_batched(tmp_path: Path) -> None:
     put(index, "ada", ids(7), vectors(7))
     assert list(index._client.read(name)) == []
     put(index, "ada", ["id7"], vectors(1))
+    index._settle()
     assert len(next(index._client.read(name))[0]) == 8
     index.close()
+
+
+def test_what_could_not_be_written_is_tried_again_and_newer_changes_win(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = chroma(tmp_path, flush_every=8)
+
+    def full(*_: object) -> None:
+        raise errors.StoreError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index._client, "write", full)
+        put(index, "ada", ids(8), vectors(8))
+        with pytest.raises(errors.StoreError, match="no space"):
+            index.flush()
+    assert "tried again" in caplog.text
+    index.remove("ada", ["id3"])
+    put(index, "ada", ["id5"], vectors(9)[8:])
+    index.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(8)) - {"id3"}
+    assert np.array_equal(again.vectors("ada", ["id5", "id6"]), vectors(9)[[8, 6]])
+    again.close()
+
+
+def test_a_mistake_in_the_writing_thread_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = chroma(tmp_path, flush_every=8)
+
+    def wrong(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index._client, "write", wrong)
+        put(index, "ada", ids(8), vectors(8))
+        with pytest.raises(ZeroDivisionError):
+            index.flush()
+    index.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(8))
+    again.close()
+
+
+def test_with_many_vectors_chroma_is_let_go_of_after_each_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tta.memory.index._LARGE", 20)
+    index = chroma(tmp_path)
+    put(index, "ada", ids(16), vectors(16))
+    index.flush()
+    assert index._client._client is not None
+    put(index, "ada", ids(16, 16), vectors(16, seed=1))
+    index.flush()
+    assert index._client._client is None
+    with pytest.raises(errors.IndexInUse):
+        chroma(tmp_path)
+    put(index, "ada", ["id2"], vectors(1, seed=2))
+    index.remove("ada", ["id9"])
+    index.close()
+    again = chroma(tmp_path)
+    assert set(again.known("ada")) == set(ids(32)) - {"id9"}
+    assert np.array_equal(again.vectors("ada", ["id2"]), vectors(1, seed=2))
+    again.close()
 
 
 def test_dropping_a_user_leaves_no_byte_of_their_vectors(tmp_path: Path) -> None:
     # More than a thousand: Chroma then also writes its HNSW files.
     adas, bobs = vectors(2200, seed=1), vectors(50, seed=2)
-    index = chroma(tmp_path, exact_limit=10_000)
+    index = chroma(tmp_path)
     for start in range(0, 2200, 50):
         put(index, "ada", ids(50, start), adas[start : start + 50])
     put(index, "bob", ids(50), bobs)

@@ -54,7 +54,7 @@ def test_where_every_answer_is_another_the_oldest_go(memory: Memory) -> None:
     assert cases(memory) == [f"question {n}: answer {n}" for n in range(3, 9)]
 
 
-def test_shares_are_as_the_square_roots_of_what_was_taught() -> None:
+def test_shares_are_as_what_was_taught_to_the_power_of_three_quarters() -> None:
     kept = Kept()
     for number, answer in enumerate([*"a" * 400, *"b" * 100, *"a" * 500, *"c" * 4]):
         kept.add(answer, str(number))
@@ -62,7 +62,7 @@ def test_shares_are_as_the_square_roots_of_what_was_taught() -> None:
             gone = kept.surplus(44)
             assert gone is not None
             kept.remove(next(a for a, held in kept.held.items() if gone in held), gone)
-    assert {answer: len(held) for answer, held in kept.held.items()} == {"a": 32, "b": 10, "c": 2}
+    assert {answer: len(held) for answer, held in kept.held.items()} == {"a": 36, "b": 7, "c": 1}
 
 
 def test_each_task_user_and_kind_has_a_cap_of_its_own(memory: Memory) -> None:

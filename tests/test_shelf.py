@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tta.memory.shelf import Place, Shelf
+from tta.memory.sketch import Cells
 
 DIM = 64
 Vectors = NDArray[np.float32]
@@ -118,7 +119,7 @@ def test_a_shelf_that_was_emptied_can_be_filled_again() -> None:
     for n in range(1500):
         shelf.remove(str(n))
     assert shelf.search(held[0], 5) == []
-    assert not shelf.matrix[:1500].any()
+    assert not any(part.any() for part in shelf.matrix.parts(1500))
     shelf.put(["1"], held[1:2], [Place("", "new", 1)])
     assert names(shelf.search(held[0], 5)) == [1]
     assert names(shelf.search(held[0], 5, ["new"])) == [1]
@@ -147,3 +148,73 @@ def test_any_puts_and_removals_leave_what_brute_force_finds(
         among = [n for n in held if labels is None or label(n) in labels]
         wanted = sorted(among, key=lambda n: (-float(directions[held[n]] @ query), n))
         assert names(shelf.search(query, k, labels)) == wanted[:k]
+
+
+def celled(held: Vectors, numbers: Sequence[int], *, limit: int = 3000) -> Shelf:
+    shelf = Shelf(DIM, sketched_from=1200, exact_limit=limit)
+    for start in range(0, len(numbers), 500):
+        some = list(numbers[start : start + 500])
+        shelf.put([str(n) for n in some], held[some], [Place("", label(n), n) for n in some])
+    return shelf
+
+
+def share(shelf: Shelf, held: Vectors, numbers: Sequence[int], labels: list[str] | None) -> float:
+    """How much of the 20 best is found."""
+    among = [n for n in numbers if labels is None or label(n) in labels]
+    found = 0
+    for query in clustered(20, seed=1):
+        wanted = best(held, among, query, 20)
+        found += len({*names(shelf.search(query, 20, labels))} & {*wanted})
+    return found / 400
+
+
+@pytest.mark.parametrize("labels", [None, ["label 1"]])
+def test_beyond_its_limit_a_search_reads_a_part_and_finds_nearly_all(
+    labels: list[str] | None,
+) -> None:
+    held = clustered(15000, clusters=300)
+    shelf = celled(held, range(15000))
+    assert share(shelf, held, range(15000), labels) > 0.95
+    assert isinstance(shelf._sketch, Cells)
+    read = [len(shelf._sketch.near(query, 20, None)[0]) for query in clustered(10, seed=1)]
+    assert max(read) < 12500
+
+
+def test_what_is_put_replaced_and_removed_beyond_the_limit_is_found_as_it_is() -> None:
+    held = clustered(9000, clusters=300)
+    shelf = celled(held, range(6000))
+    shelf.search(held[0], 1)
+    for n in range(0, 6000, 3):
+        shelf.remove(str(n))
+    left = [n for n in range(6000) if n % 3] + list(range(6000, 9000))
+    for start in range(6000, 9000, 7):
+        some = list(range(start, min(9000, start + 7)))
+        shelf.put([str(n) for n in some], held[some], [Place("", label(n), n) for n in some])
+    moved = [n for n in left if n % 5 == 0]
+    held[moved] = held[moved[::-1]]
+    shelf.put([str(n) for n in moved], held[moved], [Place("", label(n), n) for n in moved])
+    assert isinstance(shelf._sketch, Cells)
+    for n in (1, 2, 6001, 8999, *moved[:50]):
+        assert names(shelf.search(held[n], 1)) == [n]
+    assert share(shelf, held, left, None) > 0.9
+
+
+def test_rows_that_are_few_among_many_are_all_read_beyond_the_limit() -> None:
+    held = clustered(5000, clusters=300)
+    shelf = celled(held, range(5000))
+    some = list(range(0, 5000, 3))
+    shelf.put([str(n) for n in some], held[some], [Place("", "rare", n) for n in some])
+    for query in clustered(10, seed=1):
+        assert names(shelf.search(query, 20, ["rare"])) == best(held, some, query, 20)
+
+
+def test_a_shelf_that_shrinks_below_its_limit_and_grows_again_stays_right() -> None:
+    held = clustered(5000, clusters=300)
+    shelf = celled(held, range(5000))
+    shelf.search(held[0], 1)
+    for n in range(4500):
+        shelf.remove(str(n))
+    assert names(shelf.search(held[4700], 20)) == best(held, range(4500, 5000), held[4700], 20)
+    shelf.put([str(n) for n in range(4000)], held[:4000], [Place("", "", n) for n in range(4000)])
+    for n in (0, 3999, 4999):
+        assert names(shelf.search(held[n], 1)) == [n]

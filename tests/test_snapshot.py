@@ -254,6 +254,20 @@ def test_forgetting_beside_an_open_memory_is_not_brought_back_by_its_closing(kep
         assert_consistent(memory)
 
 
+def test_vectors_that_were_taken_out_may_be_changed_and_it_still_holds_them(kept: Path) -> None:
+    before = (kept / "snapshot.bin").read_bytes()
+    snapshot = Snapshot.open(kept / "snapshot.bin")
+    assert snapshot is not None
+    user = snapshot.users()[0]
+    _, held = snapshot.load(user)
+    old = held.rows.copy()
+    held.rows[:] = 0.0
+    assert old.any()
+    assert np.array_equal(snapshot.held(user).rows, old)
+    assert snapshot.held(user).ids == held.ids
+    assert (kept / "snapshot.bin").read_bytes() == before
+
+
 def test_nothing_but_values_can_be_made_from_one() -> None:
     import io
 
