@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from tta.decoding.layers import Layer, PiecedLayer, keeps_all, light_copy
+from tta.decoding.layers import Layer, Piece, PiecedLayer, keeps_all, light_copy
 from tta.errors import UnsupportedModel
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -182,10 +182,33 @@ def shared(cache: Cache, n: int) -> Cache:
     return Cache(layers=layers)
 
 
+class _Masks:
+    """What the layers of one pass have read of its mask; mostly all are given the same one."""
+
+    def __init__(self) -> None:
+        self._last: tuple[torch.Tensor, object, Sequence[torch.Tensor | None]] | None = None
+
+    def parts(
+        self, mask: torch.Tensor, repeats: int, dtype: torch.dtype, lengths: Sequence[int]
+    ) -> Sequence[torch.Tensor | None]:
+        """What is added to the scores of each piece, for so many heads side by side; None where all
+        of it is visible."""
+        asked = (repeats, dtype, *lengths)
+        if self._last is None or self._last[0] is not mask or self._last[1] != asked:
+            bias = _bias(mask).to(dtype).repeat(1, 1, repeats, 1)
+            parts = [x if bool(x.any()) else None for x in torch.split(bias, list(lengths), dim=-1)]
+            self._last = mask, asked, parts
+        return self._last[2]
+
+
 class GroupedLayer(PiecedLayer):
     """One row that goes on by several tokens at once. Queries of heads that share their keys are
     laid side by side, where the model would copy the keys for each; and pieces stay where they
     are, where putting them together would copy all that came before."""
+
+    def __init__(self, pieces: Sequence[Piece], masks: _Masks) -> None:
+        super().__init__(pieces)
+        self._masks = masks
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
@@ -198,30 +221,30 @@ class GroupedLayer(PiecedLayer):
         if mask is None and steps > 1:
             raise not_shared("no mask for several tokens")
         q = query.reshape(n, self.pieces[0][0].shape[1], -1, width)
+        pieces = self.pieces if query.device.type == "cpu" else [self.whole()]
+        lengths = [keys.shape[-2] for keys, _ in pieces]
+        parts: Sequence[torch.Tensor | None] = [None] * len(pieces)
         if mask is not None:
-            mask = _bias(mask).to(query.dtype).repeat(1, 1, q.shape[2] // steps, 1)
+            parts = self._masks.parts(mask, q.shape[2] // steps, query.dtype, lengths)
         run = _by_pieces if query.device.type == "cpu" else _at_once
-        return run(self, q, mask, scale).reshape(n, heads, steps, -1)
+        return run(pieces, q, parts, scale).reshape(n, heads, steps, -1)
 
 
 def _at_once(
-    layer: PiecedLayer, q: torch.Tensor, bias: torch.Tensor | None, scale: float
+    pieces: Sequence[Piece], q: torch.Tensor, parts: Sequence[torch.Tensor | None], scale: float
 ) -> torch.Tensor:
-    return sdpa(q, *layer.whole(), attn_mask=bias, scale=scale)
+    return sdpa(q, *pieces[0], attn_mask=parts[0], scale=scale)
 
 
 def _by_pieces(
-    layer: PiecedLayer, q: torch.Tensor, bias: torch.Tensor | None, scale: float
+    pieces: Sequence[Piece], q: torch.Tensor, parts: Sequence[torch.Tensor | None], scale: float
 ) -> torch.Tensor:
     """Each piece by itself, merged by the log-sum-exp of its scores, which the operator behind
     `sdpa` says as well; where a piece is visible as a whole, without a mask."""
-    found = []
-    stop = 0
-    for keys, values in layer.pieces:
-        start, stop = stop, stop + keys.shape[-2]
-        part = None if bias is None else bias[..., start:stop]
-        seen = part is None or not bool(part.any())
-        found.append(_flash(q, keys, values, attn_mask=None if seen else part, scale=scale))
+    found = [
+        _flash(q, keys, values, attn_mask=part, scale=scale)
+        for (keys, values), part in zip(pieces, parts, strict=True)
+    ]
     shares = torch.stack([total for _, total in found]).softmax(0)[..., None].to(q.dtype)
     outs = [out * share for (out, _), share in zip(found, shares, strict=True)]
     return torch.stack(outs).sum(0)
@@ -229,7 +252,10 @@ def _by_pieces(
 
 def grouped(cache: Cache) -> Cache:
     """One row that continues `cache` by one pass."""
-    layers = [GroupedLayer(x.pieces) if keeps_all(x) else light_copy(x) for x in cache.layers]
+    masks = _Masks()
+    layers = [
+        GroupedLayer(x.pieces, masks) if keeps_all(x) else light_copy(x) for x in cache.layers
+    ]
     return Cache(layers=layers)
 
 

@@ -252,7 +252,9 @@ class ChromaIndex:
             return
         if self._writer is None or self._writer.over or waiting > _WAITING:
             self._settle()
-            self._writer, self._pending = _Writer(self._write, self._pending), {}
+            # Before the thread begins, which asks how much is waiting behind it.
+            due, self._pending = self._pending, {}
+            self._writer = _Writer(self._write, due)
         if not self._client.embedded:
             # Another process may erase a user there: nothing of theirs may arrive afterwards.
             self._settle()

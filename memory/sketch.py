@@ -25,17 +25,21 @@ _EACH, _ROUNDS = 32, 4
 """Rows for each cell of which its middle is learned, and how often they are gone through."""
 _READ = 96
 """Times the square root of their number: how many rows a search in cells reads."""
+_WHOLE = 100_000
+"""Rows up to which all are kept in one block."""
 _ENOUGH = 4
 """Times as many as are wanted: from how many it stops where few are allowed."""
 
 
 class Rows:
-    """Rows of float32 that grow without being copied: blocks, each half as long as all before."""
+    """Rows of float32 in blocks, each half as long as all before, so that growing copies nothing;
+    but while there are few they are copied into one, which is read faster."""
 
     def __init__(self, dim: int, first: FloatArray | None = None) -> None:
         """`first`: rows that are there, not copied before they must be changed."""
         self._dim = dim
         self._blocks = [np.empty((16, dim), dtype=np.float32) if first is None else first]
+        self._given = int(first is not None)
         self._starts = np.array([0, len(self._blocks[0])])
 
     def __len__(self) -> int:
@@ -45,10 +49,20 @@ class Rows:
         """Have room for `count` rows, all of which can be written."""
         if count > len(self):
             size = max(16, count - len(self), len(self) // 2)
-            self._blocks.append(np.empty((size, self._dim), dtype=np.float32))
-            self._starts = np.append(self._starts, len(self) + size)
+            self._grow(size)
+            self._starts = np.cumsum([0, *map(len, self._blocks)])
         if not self._blocks[0].flags.writeable:
             self._blocks[0] = self._blocks[0].copy()
+
+    def _grow(self, size: int) -> None:
+        own = self._blocks[self._given :]
+        have = sum(map(len, own))
+        if have + size > _WHOLE:
+            self._blocks.append(np.empty((size, self._dim), dtype=np.float32))
+            return
+        block = np.empty((have + size, self._dim), dtype=np.float32)
+        np.concatenate([block[:0], *own], out=block[:have])
+        self._blocks[self._given :] = [block]
 
     def take(self, rows: IntArray, into: FloatArray | None = None) -> FloatArray:
         """A copy of these rows, shape (len(rows), dim), if asked for into `into`."""
