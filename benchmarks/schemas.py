@@ -121,7 +121,7 @@ class Judge:
 def _valid(text: str, schema: dict[str, Any]) -> bool:
     try:
         jsonschema.validate(json.loads(text), schema)
-    except jsonschema.ValidationError:
+    except (jsonschema.ValidationError, json.JSONDecodeError):
         return False
     except jsonschema.SchemaError:  # its patterns are of another dialect than Python's
         return True
