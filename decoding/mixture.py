@@ -37,8 +37,6 @@ FLOOR = 1e-4
 FROZEN = "frozen"
 AHEAD = {
     "recalled": 16.0,
-    "votes": 4.0,
-    "recalled*votes": 4.0,
     "centroid": 4.0,
     "kernel.05": 0.3,
     "kernel.02": 0.1,
