@@ -20,7 +20,8 @@ from transformers.cache_utils import DynamicLayer
 from tta.decoding.layers import Layer, Piece, PiecedLayer, keeps_all, light_copy
 from tta.errors import UnsupportedModel
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+# No public operator says the log-sum-exp too; where this one is missing, pieces are put together.
+_flash: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _GET = torch.Tensor.__getitem__
 _ALL = slice(None)
 _NEW_AXIS = (_ALL, _ALL, None, _ALL, _ALL)
@@ -221,12 +222,13 @@ class GroupedLayer(PiecedLayer):
         if mask is None and steps > 1:
             raise not_shared("no mask for several tokens")
         q = query.reshape(n, self.pieces[0][0].shape[1], -1, width)
-        pieces = self.pieces if query.device.type == "cpu" else [self.whole()]
+        apart = query.device.type == "cpu" and _flash is not None
+        pieces = self.pieces if apart else [self.whole()]
         lengths = [keys.shape[-2] for keys, _ in pieces]
         parts: Sequence[torch.Tensor | None] = [None] * len(pieces)
         if mask is not None:
             parts = self._masks.parts(mask, q.shape[2] // steps, query.dtype, lengths)
-        run = _by_pieces if query.device.type == "cpu" else _at_once
+        run = _by_pieces if apart else _at_once
         return run(pieces, q, parts, scale).reshape(n, heads, steps, -1)
 
 

@@ -107,7 +107,7 @@ class Decider:
         """Raises ModelNeeded for an open answer without a model, InvalidSetting for a verifier of a
         closed set, VerifierError for one that raises or hangs."""
         steps, spent = "", Cost()
-        if self._drawing.accepted(request, output, recall) is None:
+        if prompts.thinks and self._drawing.accepted(request, output, recall) is None:
             prompts, steps, spent = self._thought(request, prompts)
         if output is None or output.choices is None:
             found = _open(self._drawing, request, task, output, prompts, recall, standing)

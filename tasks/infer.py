@@ -76,13 +76,7 @@ class TaskInferer:
 
     def _likeliest(self, request: Request, plain: Task, sightings: Sightings) -> Task:
         vector = self._embedder.embed([plain.pattern, request.prompt])[0]
-        asked = Asked(
-            pattern=plain.pattern,
-            vector=vector,
-            bare=plain.bare,
-            form=plain.form,
-            width=plain.width,
-        )
+        asked = Asked.of(plain, vector)
         with self._lock:
             table = self._table(request.user, sightings)
             verdict = table.judge(asked, sightings.repeats)

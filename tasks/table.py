@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tta.protocols import FloatArray
+    from tta.types import Task
 
 PRIOR = 20.0
 """As many observations as the prior of a distribution of likeness counts for."""
@@ -105,6 +106,17 @@ class Asked:
     bare: bool
     form: str | None
     width: int
+
+    @classmethod
+    def of(cls, known: Task | Sighting, vector: FloatArray) -> Asked:
+        """What a task was inferred from, or what was seen of one."""
+        return cls(
+            pattern=known.pattern,
+            vector=vector,
+            bare=known.bare,
+            form=known.form,
+            width=known.width,
+        )
 
     @property
     def kind(self) -> Kind:
@@ -199,13 +211,7 @@ class Table:
 
     def add(self, seen: Sighting, vector: FloatArray) -> None:
         """Take in a sighting: it teaches what patterns of one task are like, and of others."""
-        asked = Asked(
-            pattern=seen.pattern,
-            vector=vector,
-            bare=seen.bare,
-            form=seen.form,
-            width=seen.width,
-        )
+        asked = Asked.of(seen, vector)
         row = self.rows.get(seen.task)
         if self.names:
             self._observe(asked, row)

@@ -56,6 +56,17 @@ def test_a_prompt_run_in_pieces_has_the_logits_of_one_run_at_once(
             torch.testing.assert_close(pieces.prefix.logits, whole, atol=5e-5, rtol=1e-4)
 
 
+def test_pieces_are_put_together_where_torch_has_no_operator_that_merges_them(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tta.decoding.attention._flash", None)
+    with torch.no_grad():
+        whole = tiny_llama(input_ids=torch.tensor([IDS])).logits[:, -1]
+    pieces = prefill(tiny_llama, IDS, PrefixCache(), grouped=True)
+    assert pieces.passes == -(-len(IDS) // 16)
+    torch.testing.assert_close(pieces.prefix.logits, whole, atol=5e-5, rtol=1e-4)
+
+
 def test_rows_drawn_from_a_cached_prompt_are_the_same(
     any_model: PreTrainedModel, chat_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tta.memory.shelf import Place, Shelf
-from tta.memory.sketch import Cells
+from tta.memory.sketch import Cells, Rows
 
 DIM = 64
 Vectors = NDArray[np.float32]
@@ -218,3 +218,28 @@ def test_a_shelf_that_shrinks_below_its_limit_and_grows_again_stays_right() -> N
     shelf.put([str(n) for n in range(4000)], held[:4000], [Place("", "", n) for n in range(4000)])
     for n in (0, 3999, 4999):
         assert names(shelf.search(held[n], 1)) == [n]
+
+
+@pytest.mark.parametrize("there", [0, 40])
+@pytest.mark.parametrize("whole", [0, 100, 10_000])
+def test_rows_are_the_same_in_one_block_and_in_many(
+    monkeypatch: pytest.MonkeyPatch, there: int, whole: int
+) -> None:
+    monkeypatch.setattr("tta.memory.sketch._WHOLE", whole)
+    held, random = clustered(400), np.random.default_rng(3)
+    first = held[:there].copy()
+    first.flags.writeable = False  # as a snapshot's are
+    rows, expected = Rows(DIM, first if there else None), held.copy()
+    for start in range(there, 400, 24):
+        stop = min(400, start + 24)
+        rows.reserve(stop)
+        rows.put(np.arange(start, stop), held[start:stop])
+    rows.put(np.array([3, 399]), held[[7, 8]])
+    expected[[3, 399]] = held[[7, 8]]
+    rows.move(399, 5)
+    expected[5], expected[399] = expected[399], 0.0
+    asked = random.integers(0, 400, 50)
+    assert np.array_equal(rows.take(asked), expected[asked])
+    np.testing.assert_allclose(rows.dot(held[0], 390), expected[:390] @ held[0], atol=1e-6)
+    assert (len(rows.parts(400)) > 2) == (whole < 400)
+    assert np.array_equal(first, held[:there])

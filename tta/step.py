@@ -200,6 +200,9 @@ def infer(parts: Parts, request: Request, wanted: Output | None) -> Task:
 
 def named(parts: Parts, request: Request, wanted: Output | None) -> None:
     """Who names a task says that it is one: what was merged or split against that is taken back."""
+    if request.task is None:
+        return
+    parts.memory.sync()  # another process may have merged it
     moves = parts.memory.moves(request.user)
     if any(move.task == request.task for move in moves.values()):
         task = infer(parts, request, wanted)
