@@ -29,6 +29,7 @@ from tta.decoding.experts import (
 )
 from tta.decoding.mixture import Blend, alone, blend, joined, pinned, without
 from tta.decoding.open import Drawing, Drawn, refused_before
+from tta.decoding.pool import POOL, pooled
 from tta.decoding.stop import Timing
 from tta.decoding.testimony import opinions_json
 from tta.decoding.think import thought
@@ -191,6 +192,9 @@ class Decider:
         opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))
         asked, cost, skipped = self._ask(request.user, answers, prompts, standing, opinions)
         opinions |= asked
+        together = pooled(opinions, standing.weights.powers)
+        if together is not None:
+            opinions[POOL] = together
         if self._model is None:
             opinions[FROZEN] = opinions.pop("names")
         mixed = _mixed(opinions, standing, prompts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tta.decoding.mixture import normalise, totals
+from tta.decoding.pool import POOL, reliance
 from tta.types import Bias, Recall, Record, Request, Standing
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def is_needed(passed: str, standing: Standing) -> bool:
     if standing.weights.feedback < TRIED or explored(standing.answers):
         return True
     known = trusted(standing)
-    return sum(known.get(name, 0.0) for name in names(passed)) >= NEGLIGIBLE
+    behind = known.get(POOL, 0.0) * reliance(standing.weights.powers, CALIBRATED.format(passed))
+    return behind + sum(known.get(name, 0.0) for name in names(passed)) >= NEGLIGIBLE
 
 
 def is_contender(name: str, standing: Standing) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from tta.decoding.pool import POOL, moved, passed_on
 from tta.errors import InvalidSetting
 from tta.types import Json, Weights
 
@@ -37,6 +38,7 @@ FLOOR = 1e-4
 FROZEN = "frozen"
 AHEAD = {
     "recalled": 16.0,
+    POOL: 16.0,
     "centroid": 4.0,
     "kernel.05": 0.3,
     "kernel.02": 0.1,
@@ -203,6 +205,7 @@ class Mixture:
         fresh = Weights()
         if parent is None or not parent.cells:
             return fresh
+        fresh = replace(fresh, powers=passed_on(parent.powers))
         even = entered(fresh, list(parent.cells))
         cells = {
             name: tuple((a + b) / 2 for a, b in zip(cells, even.cells[name], strict=True))
@@ -234,6 +237,7 @@ class Mixture:
         return Weights(
             cells={**known.cells, **dict(zip(names, map(tuple, new.tolist()), strict=True))},
             mute=mute,
+            powers=moved(known.powers, _slopes(heard), _right(known, plain, outcomes)),
             feedback=known.feedback + 1,
             log_loss=known.log_loss - log(mixed),
             expert_log_loss={
@@ -271,6 +275,17 @@ def entered(weights: Weights, names: Sequence[str]) -> Weights:
             **{name: -float(np.log(cell[name])) for name in new},
         },
     )
+
+
+def _slopes(heard: Mapping[str, Json]) -> Mapping[str, float]:
+    return cast(Mapping[str, float], heard.get("slopes") or {})
+
+
+def _right(weights: Weights, plain: Mapping[str, float], outcomes: float) -> float:
+    """The probability that feedback is right, for who believes the pool."""
+    wrong = noise(weights)
+    told = (1 - wrong) * plain.get(POOL, 0.0)
+    return told / (told + wrong / outcomes) if told else 0.0
 
 
 def _units(name: str) -> float:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tta.decoding.mixture import FLOOR, Blend, sharpened, table
+from tta.decoding.mixture import FLOOR, FROZEN, Blend, sharpened, table
+from tta.decoding.pool import NAMES, POOL, features, slope
 from tta.types import EventKind, Json
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
     nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
     to 1), frozen, greedy, picked (how right those were; None if it is not known), confidence (in
-    an open answer), thought. `instead`: see `Record.instead`.
+    an open answer), thought, slopes (see `pool`; where others were pooled). `instead`: see
+    `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -125,14 +127,35 @@ class _Told:
         others = [text for text in self.kept["answers"] if text != self.answer]
         return {text: round(self.if_wrong(text), 4) for text in others[:INSTEAD]}
 
+    def slopes(self, said: Mapping[str, float], others: float | None) -> dict[str, float]:
+        """What the feedback says of the pooled experts' powers. `said`: how likely it was, were
+        that answer the right one; `others`: were it another; None where it speaks of no other."""
+        rows = dict(zip(self.names(), self._table(), strict=True))
+        if POOL not in rows:
+            return {}
+        if FROZEN in rows:
+            rows.setdefault(NAMES, rows[FROZEN])  # without a model they are one
+        before = np.exp(rows[POOL])
+        places = [self.place(text) for text in said]
+        if others is None:
+            before[np.delete(np.arange(len(before)), places)] = 0.0
+        after = before * (others or 0.0)
+        after[places] = before[places] * list(said.values())
+        if not after.sum():  # it was sure of what turned out wrong
+            return {}
+        return slope(features(rows), before / before.sum(), after / after.sum())
+
     def _read(self) -> FloatArray:
+        return sharpened(self._table())
+
+    def _table(self) -> FloatArray:
         rows = [row.split() for row in self.kept["experts"].values()]
         listed = np.array(rows, dtype=np.float64) / _CENTINATS
         others = self.kept["of"] - listed.shape[1]
         if others > 0:
             rest = np.maximum(1 - np.exp(listed).sum(1, keepdims=True), FLOOR) / others
             listed = np.hstack([listed, np.repeat(np.log(rest), others, axis=1)])
-        return sharpened(listed)
+        return listed
 
 
 def _judge(told: _Told, kind: EventKind, body: Mapping[str, Json]) -> dict[str, object] | None:
@@ -155,7 +178,8 @@ def _rated(told: _Told, value: float) -> dict[str, object] | None:
     def was(other: str) -> float:
         return right if other == told.answer else (1 - right) * told.if_wrong(other)
 
-    return _heard(told, right * p + (1 - right) * (1 - p), 2, right, was)
+    slopes = told.slopes({told.answer: right}, 1 - right)
+    return _heard(told, right * p + (1 - right) * (1 - p), 2, right, was, slopes)
 
 
 def _corrected(told: _Told, text: str) -> dict[str, object] | None:
@@ -167,8 +191,9 @@ def _corrected(told: _Told, text: str) -> dict[str, object] | None:
     if not told.knows(text):
         # New to a closed set: the one given was wrong. Open: all were, and nobody more so.
         wrong = 1 - told.likelihood(told.answer) if told.kept["closed"] else None
-        return _heard(told, wrong, 2, right, was)
-    return _heard(told, told.likelihood(text), told.kept["of"], right, was)
+        return _heard(told, wrong, 2, right, was, told.slopes({told.answer: 0.0}, 1.0))
+    slopes = told.slopes({text: 1.0}, 0.0)
+    return _heard(told, told.likelihood(text), told.kept["of"], right, was, slopes)
 
 
 def _preferred(told: _Told, chosen: str, rejected: str) -> dict[str, object] | None:
@@ -182,7 +207,8 @@ def _preferred(told: _Told, chosen: str, rejected: str) -> dict[str, object] | N
     def was(other: str) -> float | None:
         return float(other == chosen) if other in both and told.answer in both else None
 
-    return _heard(told, won / (won + lost), 2, float(chosen == told.answer), was)
+    slopes = told.slopes({chosen: 1.0, rejected: 0.0}, None)
+    return _heard(told, won / (won + lost), 2, float(chosen == told.answer), was, slopes)
 
 
 def _heard(
@@ -191,6 +217,7 @@ def _heard(
     outcomes: int,
     right: float,
     was: Callable[[str], float | None],
+    slopes: Mapping[str, float],
 ) -> dict[str, object]:
     """`was`: how right another answer was. Where there was one candidate only, nobody has shown
     more than another."""
@@ -204,6 +231,7 @@ def _heard(
         "right": right,
         "confidence": told.kept.get("confidence"),
         "thought": told.kept.get("thought"),
+        "slopes": slopes,
         **{name: _rounded(told.kept.get(name), was) for name in ("frozen", *_OF_SAMPLES)},
     }
 

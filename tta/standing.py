@@ -10,6 +10,16 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Powers:
+    """To what power each expert's opinion is pooled, as far as feedback has said: the mean of a
+    Gaussian by expert, and its precision matrix, whose rows are in the same order. Both empty
+    before there is any (`decoding.pool` knows what holds then)."""
+
+    mean: Mapping[str, float] = field(default_factory=dict)
+    precision: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """What feedback has said of the experts of one (scope, task).
 
@@ -18,7 +28,7 @@ class Weights:
     say); `mute`: that the feedback says nothing at all. Together they sum to 1.
     `log_loss`: nats of the mixture over all feedback; `expert_log_loss` the same of each expert
     alone (the mixture's where it was not asked); `allowance`: by how much the mixture's may exceed
-    it, by theorem.
+    it, by theorem. `powers`: those of the expert that pools the others.
     """
 
     cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -27,6 +37,7 @@ class Weights:
     log_loss: float = 0.0
     expert_log_loss: Mapping[str, float] = field(default_factory=dict)
     allowance: Mapping[str, float] = field(default_factory=dict)
+    powers: Powers = field(default_factory=Powers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

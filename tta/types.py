@@ -23,6 +23,7 @@ from tta.sources import Reading as Reading
 from tta.sources import Source as Source
 from tta.standing import Bias as Bias
 from tta.standing import Health as Health
+from tta.standing import Powers as Powers
 from tta.standing import Settings as Settings
 from tta.standing import Standing as Standing
 from tta.standing import Tally as Tally
