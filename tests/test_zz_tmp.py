@@ -249,7 +249,7 @@ def held_back(
     return gate, seen
 
 
-@pytest.mark.parametrize("i", range(80))
+@pytest.mark.parametrize('i', range(150))
 def test_the_loop_runs_while_the_model_does_and_a_cancelled_call_leaves_the_others(
     i: int, chat: tta.Adapted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
