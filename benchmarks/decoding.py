@@ -375,6 +375,7 @@ ROWS: dict[str, tuple[Callable[[], dict[str, float]], float, str]] = {
     "ragged": (ragged, 1.4, "keeping rows that are over"),
     "acall8": (acall8, 1.0, "the same 8 calls one after the other, bundled model, no goal given"),
     "steps": (serving.steps, 1.0, "tokens of best-of-N, as many as are right as often, no goal"),
+    "remembered": (serving.remembered, 1.0, "right of four samples by majority, no goal"),
     "n1": (n1, 1.03, "generate, greedy (ratio: ours to its time, at most the goal)"),
 }
 

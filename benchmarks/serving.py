@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import count
 from random import Random
+from typing import Any
 
 import tta
 from tta.decoding import HFModel, load
@@ -69,6 +70,33 @@ def steps() -> dict[str, float]:
         "baseline_n": n,
         "tokens": drawn / LISTS,
     }
+
+
+def remembered() -> dict[str, float]:
+    """Lists that share their items, each corrected where it is wrong: how many are right at once
+    with memory as the judge of lines, against four samples by majority."""
+    ours, base = _taught(verify_step=Steps(), n=1), _taught(n=4)
+    return {
+        "ratio": ours[0] / max(1, base[0]),
+        "right": ours[0] / LISTS,
+        "baseline_right": base[0] / LISTS,
+        "tokens": ours[1] / LISTS,
+        "baseline_tokens": base[1] / LISTS,
+    }
+
+
+def _taught(**how: Any) -> tuple[int, int]:  # noqa: ANN401 - options of a call
+    """How many were right, and the tokens drawn."""
+    rng, right, drawn = Random(RANDOM_SEED), 0, 0
+    known = [words(rng, 1, 2) for _ in range(10)]
+    with tta.wrap(*tta.bundled(), embedder=HashEmbedder()) as taught:
+        for seed in range(LISTS):
+            items = rng.sample(known, rng.randint(3, 5))
+            reply = taught(f"List: {', '.join(items)}", seed=seed, max_new_tokens=TOKENS, **how)
+            drawn += reply.cost.drawn
+            right += reply.text == _listed(items)
+            reply.correct(_listed(items))
+    return right, drawn
 
 
 def _prompt(model: HFModel, items: Sequence[str]) -> Prompt:

@@ -207,11 +207,28 @@ def test_memory_blames_the_step_that_no_accepted_answer_has() -> None:
     vectors = HashEmbedder().embed
     told = Remembered.of(Recall(rejected=(refused,)), {"mix\nbake\neat"}, "\n", vectors)
     # Any of the three may be why; all of them together it must not be again.
-    assert told(("mix",)) == pytest.approx(UNKNOWN * 2 / 3)
+    assert [told((step,)) for step in ("mix", "bake", "eat")] == [told(("mix",))] * 3
+    assert 0 < told(("mix",)) < UNKNOWN
     assert told(("pour",)) == UNKNOWN
     assert told(("mix", "bake", "eat")) == 0.0
     better = Remembered.of(Recall(cases=(mended,), rejected=(refused,)), (), "\n", vectors)
-    assert [better((step,)) for step in ("mix", "wait", "bake", "pour")] == [1.0, 1.0, 0.0, UNKNOWN]
+    found = [better((step,)) for step in ("mix", "wait", "bake", "pour")]
+    assert found == pytest.approx([1.0, 1.0, 0.0, UNKNOWN], abs=1e-6)
+
+
+def test_the_beginning_of_everything_refused_is_blamed_less_than_what_came_once() -> None:
+    ends = [f"end {i}" for i in range(12)]
+    refused = tuple(recalled(RecordKind.REJECTED, f"mix\n{end}", 1.0) for end in ends)
+    told = Remembered.of(Recall(rejected=refused), (), "\n", HashEmbedder().embed)
+    assert told(("mix",)) < UNKNOWN
+    both = tuple(recalled(RecordKind.REJECTED, f"mix\n{end}\nno", 1.0) for end in ends)
+    told = Remembered.of(Recall(rejected=both), (), "\n", HashEmbedder().embed)
+    assert told(("mix",)) == told(("no",))
+    # "no" alone was refused, too: it is why, and "mix" is as good as one nobody has seen.
+    alone = recalled(RecordKind.REJECTED, "no", 1.0)
+    told = Remembered.of(Recall(rejected=(*both, alone)), (), "\n", HashEmbedder().embed)
+    assert told(("no",)) < 0.01
+    assert told(("mix",)) > 0.9 * UNKNOWN
 
 
 def test_a_step_that_was_refused_is_passed_over_the_next_time(chat: tta.Adapted) -> None:
