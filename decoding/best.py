@@ -200,7 +200,8 @@ class Best:
 
     def _explores(self) -> bool:
         """A decaying share of steps with feedback, so that it is noticed where samples help."""
-        told = sum(count for count, _ in self.standing.reliability)
+        known = (*self.standing.reliability, *self.standing.unaided)
+        told = sum(count for count, _ in known)
         return told > 0 and explored(self.standing.answers)
 
     def _said(self) -> str:

@@ -306,11 +306,12 @@ def _decided(
     )
     made = decision(found.candidates, final, found.cost + cost, found.best.stopped, kept)
     kept |= {**found.best.chosen(c.text for c in made.candidates), **_tried(prompts)}
+    kept |= {"aided": prompts.differ}
     return replace(
         made,
         samples=tuple(found.best.samples),
         posterior=tuple(found.best.posterior),
-        confidence=relied(confidence, standing.reliability),
+        confidence=relied(confidence, standing.reliability if prompts.differ else standing.unaided),
         margin=made.margin * sure,
     )
 

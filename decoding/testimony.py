@@ -43,7 +43,8 @@ def opinions_json(
     passes (which experts took a model pass), confidence (in an open answer, before it was
     calibrated), mixture and experts (of the answers listed; what is left of 1 is spread evenly
     over the others). `decide` adds greedy and picked: the first sample, and the best of several;
-    and thought, where thinking step by step is tried: whether it was.
+    aided: whether the model was shown anything that was recalled; and thought, where thinking step
+    by step is tried: whether it was.
     """
     rows = table(opinions)
     listed = _likeliest(mixed.scores, rows)
@@ -69,8 +70,8 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
     nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
     to 1), frozen, greedy, picked (how right those were; None if it is not known), confidence (in
-    an open answer), thought, slopes (see `pool`; where others were pooled). `instead`: see
-    `Record.instead`.
+    an open answer), aided (whether anything was recalled for it), thought, slopes (see `pool`;
+    where others were pooled). `instead`: see `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -230,6 +231,7 @@ def _heard(
         "outcomes": max(2, outcomes),
         "right": right,
         "confidence": told.kept.get("confidence"),
+        "aided": told.kept.get("aided"),
         "thought": told.kept.get("thought"),
         "slopes": slopes,
         **{name: _rounded(told.kept.get(name), was) for name in ("frozen", *_OF_SAMPLES)},

@@ -54,7 +54,9 @@ class Trust:
     weights: dict[str, Weights] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
     heard: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    reliability: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    reliability: dict[tuple[str, bool], tuple[tuple[float, float], ...]] = field(
+        default_factory=dict
+    )
     cited: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     sampled: dict[str, Tally] = field(default_factory=dict)
     first: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -152,7 +154,8 @@ class Trust:
             experienced=bool(self.heard),
             answers=seen.answers,
             biases=seen.biases,
-            reliability=self.reliability.get(task, ()),
+            reliability=self.reliability.get((task, True), ()),
+            unaided=self.reliability.get((task, False), ()),
             sampled=self.sampled.get(task, Tally()),
             first=self.first.get(task, (0.0, 0.0)),
             steps=self.steps.get(task, {}),
@@ -180,7 +183,8 @@ class Trust:
     def _weigh(self, task: str, heard: Mapping[str, Json], weigher: Weigher) -> None:
         self.tallies[task] = _counted(self.tallies.get(task, Tally()), heard, "right", "frozen")
         self.sampled[task] = _counted(self.sampled.get(task, Tally()), heard, "picked", "greedy")
-        self.reliability[task] = _relied(self.reliability.get(task, _UNTRIED), heard)
+        arm = (task, heard.get("aided") is not False)
+        self.reliability[arm] = _relied(self.reliability.get(arm, _UNTRIED), heard)
         self.first[task] = _right(self.first.get(task, (0.0, 0.0)), heard.get("greedy"))
         if isinstance(thought := heard.get("thought"), bool):
             arms = self.steps.setdefault(task, {})

@@ -9,6 +9,10 @@ import pytest
 from desk import QUESTION, TEAMS, THINGS, ask, corrected, requests, weights
 
 import tta
+from tta.decoding import Mixture
+from tta.decoding.experts import relied
+from tta.memory.trust import Trust
+from tta.types import Json
 
 
 def test_corrections_teach_and_health_says_so(names_only: tta.Adapted) -> None:
@@ -154,3 +158,18 @@ def test_an_undo_takes_the_weights_back(names_only: tta.Adapted) -> None:
     names_only.undo(learned)
     assert names_only.health() == health
     assert ask(names_only, QUESTION).candidates == before.candidates
+
+
+def test_confidence_without_memory_says_nothing_of_confidence_with_it() -> None:
+    trust = Trust()
+    told: dict[str, Json] = {"likelihood": {}, "outcomes": 2, "confidence": 0.95}
+    for i in range(20):
+        wrong: dict[str, Json] = {**told, "right": 0.0, "aided": False}
+        right: dict[str, Json] = {**told, "right": 1.0, "aided": True}
+        trust.learn(f"bare {i}", "t", wrong, Mixture())
+        trust.learn(f"aided {i}", "t", right, Mixture())
+    known = trust.standing("t", Mixture())
+    assert relied(0.95, known.unaided) < 0.1
+    assert relied(0.95, known.reliability) > 0.9
+    trust.undo("aided 3", Mixture())
+    assert sum(count for count, _ in trust.standing("t", Mixture()).reliability) == 19

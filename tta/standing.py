@@ -107,17 +107,20 @@ class Standing:
     """What is known of the experts before a request is answered: their weights in its task,
     whether there was any feedback of this user (`experienced`), how many requests of the task were
     answered, the models' biases towards answers, by expert, and how often open answers were right:
-    (feedback, right) for each fifth of the confidence that the experts had in them. `sampled`
-    counts answers that more than one sample was drawn for: how often the best of the samples was
-    right (`adapted`), and the first, greedy one (`frozen`); `first` (feedback, right) counts the
-    first one wherever it was drawn; `steps` how often answers were right that were thought over
-    step by step, and the others while that was tried. `settings` is what the user said."""
+    (feedback, right) for each fifth of the confidence that the experts had in them, `unaided` the
+    same where the model was shown nothing that was recalled: it is as sure then, and wrong more
+    often. `sampled` counts answers that more than one sample was drawn for: how often the best of
+    the samples was right (`adapted`), and the first, greedy one (`frozen`); `first` (feedback,
+    right) counts the first one wherever it was drawn; `steps` how often answers were right that
+    were thought over step by step, and the others while that was tried. `settings` is what the
+    user said."""
 
     weights: Weights = field(default_factory=Weights)
     experienced: bool = False
     answers: int = 0
     biases: Mapping[str, Bias] = field(default_factory=dict)
     reliability: tuple[tuple[float, float], ...] = ()
+    unaided: tuple[tuple[float, float], ...] = ()
     sampled: Tally = field(default_factory=Tally)
     first: tuple[float, float] = (0.0, 0.0)
     steps: Mapping[bool, tuple[float, float]] = field(default_factory=dict)
