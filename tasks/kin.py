@@ -11,7 +11,7 @@ the other: Dawid, 1984). A third says that the answers mean nothing; then there 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from string import punctuation
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tta.tasks.mask import MARK
-from tta.tasks.words import PLAIN, words
+from tta.tasks.split import split
+from tta.tasks.words import PLAIN, VERBS, words
 from tta.types import Record
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ _MANY = """
     right true unknown valid wrong yes
 """
 _COMMON = frozenset(_MANY.split())
+_ASKING = frozenset("how what when where which who why".split())
 POOL = 10
 """Answers that mean nothing are any of so many, or of those that there are if they are more; but
 they repeat nothing of their requests."""
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"[^\W\d_]")
+_AROUND = re.compile(rf"[^\s{MARK}.]")
 _SPACED = str.maketrans(dict.fromkeys(punctuation, " "))
 _MARKS = re.compile(rf"{MARK}(?:\W*{MARK})+")
 
@@ -58,18 +61,37 @@ _MARKS = re.compile(rf"{MARK}(?:\W*{MARK})+")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
     """An accepted answer. `form`: of an open one, see there; one of a closed set is its own, and
-    `closed` counts that."""
+    `closed` counts that. `slotted`: see there."""
 
     record: Record
     form: str
     closed: int
+    slotted: str = ""
 
 
 def form(request: str, answer: str) -> str:
     """An answer with what it repeats of its request masked: what the answers of one kind of work
     have in common, "hello, _!" of "Hello, Ada!" to "Greet Ada."."""
-    known = {w for w in request.lower().translate(_SPACED).split() if len(w) > 2} - PLAIN
-    plain = _WORD.sub(lambda m: MARK if m[0] in known else m[0], answer.lower().strip())
+    return _masked(answer, _told(request) - PLAIN)
+
+
+def slotted(request: str, answer: str) -> str:
+    """The pattern of a request with what its answer repeats of it masked: "greet _." of "Greet
+    Ada." with "Hello, Ada!". What fills a slot of the answer is what the work is done to, whatever
+    the request looks like. "" if nothing is left that says what to do, or nothing is repeated."""
+    repeated = (_told(request) & _told(answer)) - PLAIN
+    pattern = split(request).pattern
+    found = _masked(pattern, repeated)
+    left = set(words(found.replace(MARK, " "))) - (PLAIN - VERBS - _ASKING)
+    return found if left and found != _masked(pattern, set()) else ""
+
+
+def _told(text: str) -> set[str]:
+    return {word for word in text.lower().translate(_SPACED).split() if len(word) > 2}
+
+
+def _masked(text: str, known: Container[str]) -> str:
+    plain = _WORD.sub(lambda m: MARK if m[0] in known else m[0], text.lower().strip())
     return _MARKS.sub(MARK, plain)
 
 
@@ -133,5 +155,10 @@ def _chance(case: Accepted, text: str, usual: Mapping[str, float]) -> float:
     if case.closed:
         return max(1 / case.closed, RAREST)
     said = set(_WORD.findall(text)) - {MARK}
+    if MARK in text:
+        # What stands around a slot is chosen too, but for what stands around any: "the _", "_.".
+        text = _WORD.sub(lambda m: "" if m[0] in PLAIN else m[0], text)
+        length = len(_AROUND.findall(text))
+        return min(COMMON, max(RAREST, exp(-length), usual.get(case.record.answer, 0.0)))
     common = COMMON if said <= _COMMON else exp(-len(_LETTER.findall(text)))
     return min(0.5, max(RAREST, common, usual.get(case.record.answer, 0.0)))

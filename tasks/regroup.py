@@ -18,7 +18,8 @@ import numpy as np
 
 from tta.protocols import Ledgers, Seen
 from tta.tasks.infer import TaskInferer, slug
-from tta.tasks.kin import Accepted, for_one, form, wording
+from tta.tasks.kin import Accepted, for_one, form, slotted, wording
+from tta.tasks.mask import MARK
 from tta.types import Event, EventKind, Json, Learned, Record, RecordKind
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Regroup:
     def __init__(self, memory: Regrouped, tasks: TaskInferer) -> None:
         self._memory, self._tasks = memory, tasks
         self._due: dict[tuple[str, str], float] = {}
-        self._forms: dict[str, dict[str, str]] = {}
+        self._forms: dict[str, dict[str, tuple[str, str]]] = {}
 
     def forget(self, user: str) -> None:
         """Let go of what is held of a user."""
@@ -111,6 +112,8 @@ class Regroup:
             other = max(near, key=lambda name: near[name])
             both = {**held, other: self._cases(user, other)}
             nats = near.pop(other)
+            if _are_alike(held.values(), both[other]):
+                nats = max(nats, LIKELY)
             found = self._for_one(user, both) if _share(held.values(), both[other]) else 0.0
             if found - known > TOLD and nats + found - known > LIKELY:
                 held, total, known = both, total + nats + found - known, found
@@ -146,15 +149,18 @@ class Regroup:
         """The newest cases of a task, oldest first."""
         closed = self._tasks.closed(user, task)
         records = _newest(self._memory.ledger(user=user, task=task))
-        return [Accepted(record=r, form=self._form(r, closed), closed=closed) for r in records]
+        return [self._accepted(record, closed) for record in records]
 
-    def _form(self, record: Record, closed: int) -> str:
+    def _accepted(self, record: Record, closed: int) -> Accepted:
         if closed:
-            return record.answer
+            return Accepted(record=record, form=record.answer, closed=closed)
         known = self._forms.setdefault(record.user, {})
         if record.id not in known:
-            known[record.id] = form(record.request, record.answer)
-        return known[record.id]
+            said = form(record.request, record.answer)
+            told = slotted(record.request, record.answer) if MARK in said else ""
+            known[record.id] = said, told
+        said, told = known[record.id]
+        return Accepted(record=record, form=said, slotted=told, closed=closed)
 
     # ---------------------------------------------------------------------------------- two
 
@@ -234,3 +240,16 @@ def _share(groups: Iterable[Sequence[Accepted]], cases: Sequence[Accepted]) -> b
     """Whether any answer, or form of answer, was accepted on both sides."""
     known = {case.form for group in groups for case in group}
     return any(case.form in known for case in cases)
+
+
+def _are_alike(groups: Iterable[Sequence[Accepted]], cases: Sequence[Accepted]) -> bool:
+    """Whether what is asked on both sides mostly differs in nothing but what the answers repeat of
+    it, in the same place."""
+    held = [case for group in groups for case in group]
+    return all(_known(one, other) > len(one) / 2 for one, other in ((held, cases), (cases, held)))
+
+
+def _known(cases: Sequence[Accepted], others: Sequence[Accepted]) -> int:
+    """How many of the cases are told apart from some of the others by their slots only."""
+    known = {(case.slotted, case.form) for case in others if case.slotted}
+    return sum((case.slotted, case.form) in known for case in cases)
