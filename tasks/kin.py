@@ -47,7 +47,8 @@ _MANY = """
     right true unknown valid wrong yes
 """
 _COMMON = frozenset(_MANY.split())
-_ASKING = frozenset("how what when where which who why".split())
+_SAYING = (VERBS | frozenset(["how", "what", "when", "where", "which", "who", "why"])) & PLAIN
+"""Words that many requests share and that do say what to do."""
 POOL = 10
 """Answers that mean nothing are any of so many, or of those that there are if they are more; but
 they repeat nothing of their requests."""
@@ -77,12 +78,13 @@ def form(request: str, answer: str) -> str:
 
 def slotted(request: str, answer: str) -> str:
     """The pattern of a request with what its answer repeats of it masked: "greet _." of "Greet
-    Ada." with "Hello, Ada!". What fills a slot of the answer is what the work is done to, whatever
-    the request looks like. "" if nothing is left that says what to do, or nothing is repeated."""
+    Ada." with "Hello, Ada!". What the answer copies is what the work is done to, although the
+    request alone does not show it. "" if nothing of the pattern is repeated, or all that says what
+    to do."""
     repeated = (_told(request) & _told(answer)) - PLAIN
     pattern = split(request).pattern
     found = _masked(pattern, repeated)
-    left = set(words(found.replace(MARK, " "))) - (PLAIN - VERBS - _ASKING)
+    left = set(words(found.replace(MARK, " "))) - (PLAIN - _SAYING)
     return found if left and found != _masked(pattern, set()) else ""
 
 
@@ -156,9 +158,9 @@ def _chance(case: Accepted, text: str, usual: Mapping[str, float]) -> float:
         return max(1 / case.closed, RAREST)
     said = set(_WORD.findall(text)) - {MARK}
     if MARK in text:
-        # What stands around a slot is chosen too, but for what stands around any: "the _", "_.".
-        text = _WORD.sub(lambda m: "" if m[0] in PLAIN else m[0], text)
-        length = len(_AROUND.findall(text))
-        return min(COMMON, max(RAREST, exp(-length), usual.get(case.record.answer, 0.0)))
-    common = COMMON if said <= _COMMON else exp(-len(_LETTER.findall(text)))
+        # What stands around a slot is chosen as well, but for what may stand around any: "the _.".
+        around = _AROUND.findall(_WORD.sub(lambda m: "" if m[0] in PLAIN else m[0], text))
+        common = min(COMMON, exp(-len(around)))
+    else:
+        common = COMMON if said <= _COMMON else exp(-len(_LETTER.findall(text)))
     return min(0.5, max(RAREST, common, usual.get(case.record.answer, 0.0)))

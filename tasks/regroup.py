@@ -29,6 +29,8 @@ SURE, LIKELY = log(99), log(19)
 """Odds (nats) from which tasks are merged or split, and from which one more belongs to them."""
 TOLD = 1.0
 """As much of it (nats) the answers themselves must tell: what is asked has been judged before."""
+ALIKE = log(19)
+"""Nats for it, by what is asked, where that differs only in what the answers repeat of it."""
 NEAREST = 4
 """Tasks that are looked at, the likeliest by what is asked."""
 FARTHEST = -6.0
@@ -37,7 +39,7 @@ NEWEST = 32
 """Cases that are read of each task."""
 PAIRS = 3
 """Contradictions from which a task is tried to be split."""
-AGAIN = 2.0
+AGAIN = 1.5
 """A task is looked at again once it has grown by so much."""
 _TELLING = (EventKind.RATING, EventKind.CORRECTION, EventKind.EDIT, EventKind.PREFERENCE)
 
@@ -113,7 +115,7 @@ class Regroup:
             both = {**held, other: self._cases(user, other)}
             nats = near.pop(other)
             if _are_alike(held.values(), both[other]):
-                nats = max(nats, LIKELY)
+                nats = max(nats, ALIKE)
             found = self._for_one(user, both) if _share(held.values(), both[other]) else 0.0
             if found - known > TOLD and nats + found - known > LIKELY:
                 held, total, known = both, total + nats + found - known, found
@@ -157,10 +159,10 @@ class Regroup:
         known = self._forms.setdefault(record.user, {})
         if record.id not in known:
             said = form(record.request, record.answer)
-            told = slotted(record.request, record.answer) if MARK in said else ""
-            known[record.id] = said, told
-        said, told = known[record.id]
-        return Accepted(record=record, form=said, slotted=told, closed=closed)
+            asked = slotted(record.request, record.answer) if MARK in said else ""
+            known[record.id] = said, asked
+        said, asked = known[record.id]
+        return Accepted(record=record, form=said, slotted=asked, closed=closed)
 
     # ---------------------------------------------------------------------------------- two
 
@@ -243,13 +245,12 @@ def _share(groups: Iterable[Sequence[Accepted]], cases: Sequence[Accepted]) -> b
 
 
 def _are_alike(groups: Iterable[Sequence[Accepted]], cases: Sequence[Accepted]) -> bool:
-    """Whether what is asked on both sides mostly differs in nothing but what the answers repeat of
-    it, in the same place."""
+    """Whether most of what is asked on either side is asked on the other too, but for what the
+    answers repeat of it, and is answered in that form there."""
     held = [case for group in groups for case in group]
-    return all(_known(one, other) > len(one) / 2 for one, other in ((held, cases), (cases, held)))
+    return all(_found(one, other) > len(one) / 2 for one, other in ((held, cases), (cases, held)))
 
 
-def _known(cases: Sequence[Accepted], others: Sequence[Accepted]) -> int:
-    """How many of the cases are told apart from some of the others by their slots only."""
+def _found(cases: Sequence[Accepted], others: Sequence[Accepted]) -> int:
     known = {(case.slotted, case.form) for case in others if case.slotted}
     return sum((case.slotted, case.form) in known for case in cases)

