@@ -1,21 +1,25 @@
 """What a memory costs as it grows: recall, learning, opening, rebuilding, disk and RAM.
 
     python -m benchmarks.memory [--sizes 1000,10000,100000] [--users 1] [--folder DIR] [--json OUT]
+        [--journal postgresql+psycopg://USER@HOST:PORT/postgres] [--index http://HOST:PORT]
 
 A record is a case of 384 dimensions with what it says of seventeen experts, in one task with 77
 answers, in SQLite and an embedded Chroma on disk; `--users` spreads the records over that many.
+With `--journal` it is in a database made for it on that PostgreSQL server, with `--index` in
+collections of its own on that Chroma server; both must run, and hold nothing of it afterwards.
 The vectors are made up (random points around 300 centres, a function of the text alone), so that
 embedding costs nothing and everything measured is beyond it.
 
-Each size is one folder, filled by an import and then measured in a fresh process, as users meet it:
+Each size is one memory, filled by an import and then measured in a fresh process, as users meet it:
 
 * `open`: `Memory.open` in a process that has just imported it, the last close having been in order;
-  `first`: the first recall after that; `refold`: opening without the snapshot; `rebuild`: embedding
-  all again into a new Chroma.
+  `first`: the first recall after that; `refold`: opening without the snapshot, which only a folder
+  has; `rebuild`: embedding all again into a new Chroma.
 * `recall`: all that is asked of the memory for one answer (rules, notes, 64 cases, 64 rejections);
   `learn`: a correction, durable, of an answer recorded before; `threads`: recalls by eight threads
   while a ninth corrects without a pause.
-* Times are of the clock; `cpu` of the processor, which other work on the machine does not change.
+* Times are of the clock; `cpu` of the processor, which other work on the machine does not change:
+  of the asking thread in a percentile, else of the process, and never of the servers.
 * `ram`: what the process has grown by since before the opening, less the vectors, per record, after
   every user was asked for once; `ram later`: the same after all that was learned.
 * `found`: the share of the 64 nearest that a search finds: all up to 100,000 of a user and kind.
@@ -26,10 +30,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
@@ -39,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.places import Place, disk, fresh
 from tta.decoding import Mixture
 from tta.memory import Memory
 from tta.retrieval import Recaller
@@ -126,18 +129,23 @@ def name(number: int, users: int) -> str:
     return f"user {number % users}"
 
 
-def open_memory(folder: Path) -> Memory:
-    return Memory.open(folder, embedder=MadeUp(), weigher=Mixture(), cap=CAP)
+def open_memory(place: Place) -> Memory:
+    return Memory.open(
+        place.where, embedder=MadeUp(), index=place.index, weigher=Mixture(), cap=CAP
+    )
 
 
-def fill(folder: Path, records: int, users: int) -> float:
-    """Make the memory; seconds."""
-    start = perf_counter()
-    with open_memory(folder) as memory:
+def fill(place: Place, records: int, users: int) -> dict[str, float]:
+    """Make the memory."""
+    start, busy = perf_counter(), process_time()
+    with open_memory(place) as memory:
         for first in range(0, records, _BATCH):
             numbers = range(first, min(records, first + _BATCH))
             memory.import_all([e for n in numbers for e in step(n, name(n, users))])
-    return perf_counter() - start
+    return {
+        "fill s": round(perf_counter() - start, 2),
+        "fill cpu s": round(process_time() - busy, 2),
+    }
 
 
 # ------------------------------------------------------------------------------- measuring
@@ -222,10 +230,10 @@ def resident() -> int:
     return 1024 * int(status.partition("RssAnon:")[2].split()[0])
 
 
-def beyond_vectors(folder: Path, before: int, records: int) -> int:
+def beyond_vectors(place: Place, before: int, records: int) -> int:
     """Bytes per record that the process has grown by, less the vectors: with a snapshot they lie in
     it, mapped."""
-    heap = 0 if (folder / "snapshot.bin").exists() else DIM * 4
+    heap = DIM * 4 if place.snapshot is None else 0
     return round((resident() - before) / records) - heap
 
 
@@ -244,7 +252,7 @@ def share_found(memory: Memory, records: int, user: str) -> float:
     return found / best.size
 
 
-def measure(folder: Path, records: int, users: int) -> dict[str, Any]:
+def measure(place: Place, records: int, users: int) -> dict[str, Any]:
     """In a fresh process: everything but the rebuilding."""
     import chromadb  # noqa: F401 (its import is not what is measured)
 
@@ -254,7 +262,7 @@ def measure(folder: Path, records: int, users: int) -> dict[str, Any]:
     gc.collect()
     before = resident()
     start, busy = perf_counter(), process_time()
-    with open_memory(folder) as memory:
+    with open_memory(place) as memory:
         found: dict[str, Any] = {"open s": round(perf_counter() - start, 3)}
         found["open cpu s"] = round(process_time() - busy, 3)
         ask = asker(memory, records, users)
@@ -264,23 +272,24 @@ def measure(folder: Path, records: int, users: int) -> dict[str, Any]:
         found["first cpu s"] = round(process_time() - busy, 3)
         for user in range(users):
             memory.records(user=name(user, users))
-        found["ram bytes"] = beyond_vectors(folder, before, records)
+        found["ram bytes"] = beyond_vectors(place, before, records)
         found["recall ms"] = percentiles(ask)
         found["learn ms"] = percentiles(teacher(memory, records, users, TIMES))
         teach = teacher(memory, records + 20 * TIMES, users, 10 * TIMES)
         found["threads ms"] = at_once(ask, teach)
-        found["ram later bytes"] = beyond_vectors(folder, before, records)
+        found["ram later bytes"] = beyond_vectors(place, before, records)
         found["found"] = share_found(memory, records, name(0, users))
         start = perf_counter()
     found["close s"] = round(perf_counter() - start, 3)
     return found
 
 
-def reopen(folder: Path) -> dict[str, float]:
+def reopen(place: Place) -> dict[str, float]:
     """In a fresh process: opening from the journal and Chroma, and embedding all again."""
-    (folder / "snapshot.bin").unlink(missing_ok=True)
+    if place.folder is not None:
+        (place.folder / "snapshot.bin").unlink(missing_ok=True)
     start, busy = perf_counter(), process_time()
-    with open_memory(folder) as memory:
+    with open_memory(place) as memory:
         found = {"refold s": round(perf_counter() - start, 2)}
         found["refold cpu s"] = round(process_time() - busy, 2)
         start, busy = perf_counter(), process_time()
@@ -290,35 +299,37 @@ def reopen(folder: Path) -> dict[str, float]:
     return found
 
 
-def disk(folder: Path, records: int) -> dict[str, int]:
-    """Bytes on disk per record, by what they are."""
-    parts = {"journal": "journal*", "chroma": "index/**/*", "snapshot": "snapshot*"}
-    return {
-        part: sum(p.stat().st_size for p in folder.glob(pattern) if p.is_file()) // records
-        for part, pattern in parts.items()
-    }
-
-
-def apart(what: str, folder: Path, records: int, users: int) -> Any:  # noqa: ANN401 (JSON)
+def apart(what: str, place: Place, records: int, users: int) -> dict[str, Any]:
     """What `--only` prints in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--only", what, "--folder", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.memory", "--only", what, "--journal", place.where]
     command += ["--sizes", str(records), "--users", str(users)]
+    if place.index is not None:
+        command += ["--index", place.index]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def sizes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for records in map(int, options.sizes.split(",")):
         users = min(options.users, records)
-        with tempfile.TemporaryDirectory(dir=options.folder) as place:
-            folder = Path(place) / "m"
-            found = {"records": records, "users": users}
-            found["fill s"] = apart("fill", folder, records, users)
-            found["disk bytes"] = disk(folder, records)
-            found |= apart("measure", folder, records, users)
-            found |= apart("reopen", folder, records, users)
-            shutil.rmtree(folder)
+        with fresh(folder=options.folder, journal=options.journal, index=options.index) as place:
+            found = {"records": records, "users": users, **apart("fill", place, records, users)}
+            found["disk bytes"] = {part: size // records for part, size in disk(place).items()}
+            found |= apart("measure", place, records, users)
+            found |= apart("reopen", place, records, users)
         yield found
+
+
+def only(options: argparse.Namespace) -> dict[str, Any]:
+    """One part, in a place that is there."""
+    place = Place(where=options.journal, index=options.index)
+    parts: dict[str, Callable[[int], dict[str, Any]]] = {
+        "fill": lambda records: fill(place, records, options.users),
+        "measure": lambda records: measure(place, records, options.users),
+        "reopen": lambda _: reopen(place),
+    }
+    return parts[options.only](int(options.sizes))
 
 
 def main() -> None:
@@ -326,16 +337,13 @@ def main() -> None:
     parser.add_argument("--sizes", default="1000,10000,100000", help="numbers of records")
     parser.add_argument("--users", type=int, default=1, help="users to spread them over")
     parser.add_argument("--folder", type=Path, help="where the disk to measure is; default: temp")
+    parser.add_argument("--journal", help="URL of a PostgreSQL server; default: SQLite in a folder")
+    parser.add_argument("--index", help="URL of a Chroma server; default: embedded, if in a folder")
     parser.add_argument("--json", type=Path, dest="out")
     parser.add_argument("--only", choices=["fill", "measure", "reopen"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        parts: dict[str, Callable[[int], Any]] = {
-            "fill": lambda records: fill(options.folder, records, options.users),
-            "measure": lambda records: measure(options.folder, records, options.users),
-            "reopen": lambda _: reopen(options.folder),
-        }
-        print(json.dumps(parts[options.only](int(options.sizes))))
+        print(json.dumps(only(options)))
         return
     report = []
     for found in sizes(options):
