@@ -151,7 +151,7 @@ def fill(place: Place, records: int, users: int) -> dict[str, float]:
 # ------------------------------------------------------------------------------- measuring
 
 
-def percentiles(call: Callable[[int], object], times: int = TIMES) -> dict[str, float]:
+def percentiles(call: Callable[[int], object], times: int) -> dict[str, float]:
     """Percentiles in milliseconds of `times` calls, and of the processor's time in them."""
     taken, busy = [], []
     for number in range(times):
@@ -273,8 +273,8 @@ def measure(place: Place, records: int, users: int) -> dict[str, Any]:
         for user in range(users):
             memory.records(user=name(user, users))
         found["ram bytes"] = beyond_vectors(place, before, records)
-        found["recall ms"] = percentiles(ask)
-        found["learn ms"] = percentiles(teacher(memory, records, users, TIMES))
+        found["recall ms"] = percentiles(ask, TIMES)
+        found["learn ms"] = percentiles(teacher(memory, records, users, TIMES), TIMES)
         teach = teacher(memory, records + 20 * TIMES, users, 10 * TIMES)
         found["threads ms"] = at_once(ask, teach)
         found["ram later bytes"] = beyond_vectors(place, before, records)

@@ -159,7 +159,8 @@ class Chroma:
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete collections; embedded, also every byte of them. Absent ones are no error."""
-        there = [name for name in names if name in self.collections(name)]
+        known = self.collections("") if names else {}
+        there = [name for name in names if name in known]
         if not there:
             return
         if self._folder is not None:

@@ -15,6 +15,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,8 @@ class ChromaIndex:
     `place` tells of (user, id) where a vector read from Chroma belongs; with None it is not found.
     `snapshot`: what Chroma holds by the last snapshot. It is believed until Chroma, which takes
     seconds to open, is written to; then the two are compared, and Chroma is put right.
+    `forgotten`: called before a writing to a server, gives what is called after it, and tells the
+    users whom other processes erased meanwhile; their vectors must not stay.
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class ChromaIndex:
         place: Callable[[str, str], Place | None],
         flush_every: int = 64,
         snapshot: Snapshot | None = None,
+        forgotten: Callable[[], Callable[[], Collection[str]]] = lambda: tuple,
     ) -> None:
         """Raises IndexInUse (embedded, and open elsewhere) or StoreError (no server there)."""
         self._client = Chroma(where, lazily=snapshot is not None)
@@ -186,12 +190,14 @@ class ChromaIndex:
         self._meta = {"embedder": embedder, "dim": dim}
         self._flush_every = flush_every
         self._place = place
+        self._forgotten = forgotten
         self._ram = MemoryIndex(dim)
         self._pending: dict[str, dict[str, FloatArray | None]] = {}
         self._strays: dict[str, set[str]] = {}
         self._writer: _Writer | None = None
         self._believed = snapshot
-        self._there = set() if snapshot is None else set(snapshot.users())
+        # Of all others Chroma holds nothing that need be read; None before that is known.
+        self._there = None if snapshot is None else set(snapshot.users())
         try:
             if snapshot is None:
                 self._drop_other_vectors()
@@ -254,15 +260,20 @@ class ChromaIndex:
             self._settle()
             # Before the thread begins, which asks how much is waiting behind it.
             due, self._pending = self._pending, {}
-            self._writer = _Writer(self._write, due)
-        if not self._client.embedded:
-            # Another process may erase a user there: nothing of theirs may arrive afterwards.
-            self._settle()
+            self._writer = _Writer(partial(self._write, self._forgotten()), due)
 
-    def _write(self, changes: Mapping[str, dict[str, FloatArray | None]]) -> None:
+    def _write(
+        self,
+        forgotten: Callable[[], Collection[str]],
+        changes: Mapping[str, dict[str, FloatArray | None]],
+    ) -> None:
         client = self._chroma()
         for user, theirs in changes.items():
             client.write(self._name(user), self._meta, theirs)
+        if not client.embedded:
+            # Others erase in the journal first: whom it has by now, they may have erased on the
+            # server before this was written.
+            client.delete([self._name(user) for user in forgotten() if user in changes])
         idle = sum(map(len, list(self._pending.values()))) < self._flush_every
         if client.embedded and idle and self._ram.count() > _LARGE:
             client.let_go()
@@ -326,13 +337,15 @@ class ChromaIndex:
         self._settle()
         self._pending.pop(user, None)
         self._strays.pop(user, None)
-        self._there.discard(user)
+        if self._there is not None:
+            self._there.discard(user)
         self._ram.drop(user)
 
     def keep(self, users: Sequence[str]) -> None:
         """Erase the collections of all others (a forgetting that was interrupted)."""
         self._settle()
         self._keep(users)
+        self._there = set(users)
 
     def _keep(self, users: Sequence[str]) -> None:
         names = {self._name(user) for user in users}
@@ -353,7 +366,7 @@ class ChromaIndex:
         if self._pending:
             changes, self._pending = self._pending, {}
             try:
-                self._write(changes)
+                self._write(self._forgotten(), changes)
             except BaseException:
                 self._pending = changes
                 raise
@@ -371,7 +384,7 @@ class ChromaIndex:
     def _chroma(self) -> Chroma:
         """Chroma, and once before anything else compared with what was believed of it."""
         believed, self._believed = self._believed, None
-        if believed is None:
+        if believed is None or self._there is None:
             return self._client
         try:
             self._drop_other_vectors()
@@ -411,14 +424,15 @@ class ChromaIndex:
         """The ids in Chroma that belong nowhere; all others are in RAM, read the first time."""
         if user not in self._strays:
             self._strays[user] = set()
-            if self._believed is not None and user not in self._there:
+            if self._there is not None and user not in self._there:
                 return self._strays[user]
             try:
                 self._settle()
                 for ids, vectors in self._chroma().read(self._name(user)):
                     self._take_in(user, {name: self._place(user, name) for name in ids}, vectors)
             except BaseException:
-                self.release(user)
+                self._strays.pop(user)
+                self._ram.drop(user)
                 raise
         return self._strays[user]
 

@@ -51,7 +51,7 @@ _TAIL_OF_USER = _TAIL.where(EVENTS.c.user == sa.bindparam("of"))
 _BY_ID = sa.select(EVENTS).where(EVENTS.c.id == sa.bindparam("event"))
 _BY_IDS = sa.select(EVENTS).where(EVENTS.c.id.in_(sa.bindparam("events", expanding=True)))
 _AT = sa.select(EVENTS.c.id, EVENTS.c.time).where(EVENTS.c.seq == sa.bindparam("seq"))
-_FORGOTTEN = sa.select(sa.func.count()).where(
+_FORGOTTEN = sa.select(EVENTS.c.user).where(
     EVENTS.c.seq > sa.bindparam("after"), EVENTS.c.kind == str(EventKind.FORGOTTEN)
 )
 _PROMOTED = sa.select(EVENTS).where(EVENTS.c.kind == str(EventKind.PROMOTED))
@@ -187,7 +187,12 @@ class Journal:
         No one else can append meanwhile.
         """
         with self._writing(durable=False) as connection:
-            yield connection.scalar(_FORGOTTEN, {"after": after}) == 0
+            yield connection.execute(_FORGOTTEN, {"after": after}).first() is None
+
+    def forgotten(self, after: int) -> frozenset[str]:
+        """The users who were forgotten after event number `after`."""
+        with self._reading() as connection:
+            return frozenset(connection.execute(_FORGOTTEN, {"after": after}).scalars())
 
     def erase(self, user: str) -> int:
         """Delete a user's events from every file; how many there were.

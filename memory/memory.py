@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -224,6 +225,7 @@ class Memory(Reading):
                 place=self._follower.place_of,
                 flush_every=flush_every,
                 snapshot=self._believed,
+                forgotten=lambda: partial(self._journal.forgotten, self._seq),
             )
         self._journal.set("embedder", embedder.id)
         self._journal.set("dim", str(embedder.dim))

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,8 +19,11 @@ from memories import answered, assert_consistent, correction, note, rating, rule
 from shared_child import EMBED, nearest, teach
 from test_two_processes import Colleague, chroma_server, free_port
 
+from benchmarks import memory as benchmark
+from benchmarks.places import disk, fresh
 from tta import errors
 from tta.memory import Memory
+from tta.memory.chroma import Chroma
 from tta.memory.journal import Journal
 from tta.types import Event
 
@@ -176,6 +181,25 @@ def test_two_processes_share_a_memory_through_it_and_a_chroma_server(
         assert colleague("forget", "ada") == 5
         assert nearest(memory, "is it red", "ada") == []
         assert_consistent(memory)
+
+
+def test_the_benchmark_of_memory_measures_through_servers_and_leaves_nothing(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "TIMES", 5)
+    monkeypatch.setattr(benchmark, "SECONDS", 0.1)
+    with chroma_server(tmp_path / "chroma") as server, closing(Chroma(server)) as chroma:
+        with fresh(journal=cluster + "postgres", index=server) as place:
+            found: dict[str, Any] = {**benchmark.fill(place, 100, 2)}
+            assert len(chroma.collections("tta-")) == 2
+            assert disk(place)["journal"] > 100 * 500
+            found |= benchmark.measure(place, 100, 2) | benchmark.reopen(place)
+        assert chroma.collections("tta-") == {}
+    assert found["found"] == 1.0
+    assert found["threads ms"]["recalls"] > 0
+    assert {"fill s", "open s", "first s", "recall ms", "learn ms", "rebuild s"} <= found.keys()
+    with pytest.raises(errors.StoreError, match="does not exist"):
+        Journal.open(place.where)
 
 
 def test_a_server_that_is_not_there_is_named(cluster: str) -> None:

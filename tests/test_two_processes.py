@@ -3,12 +3,14 @@ Chroma server all is."""
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from shared_child import EMBED, nearest, teach
 import tta
 from tta import errors
 from tta.memory import Memory
+from tta.memory.chroma import Chroma
 from tta.memory.index import collection_name
 
 _HERE = Path(__file__).parent
@@ -66,6 +69,12 @@ def free_port() -> int:
 
 @contextmanager
 def chroma_server(path: Path) -> Iterator[str]:
+    with chroma_process(path) as (_, url):
+        yield url
+
+
+@contextmanager
+def chroma_process(path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     port = free_port()
     program = str(Path(sys.executable).parent / "chroma")
     command = [program, "run", "--host", "127.0.0.1", "--port", str(port), "--path", str(path)]
@@ -74,7 +83,7 @@ def chroma_server(path: Path) -> Iterator[str]:
     ) as server:
         try:
             wait_for(port)
-            yield f"http://127.0.0.1:{port}"
+            yield server, f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
 
@@ -176,11 +185,56 @@ def test_the_server_is_found_again_to_forget_without_being_named(
     with Memory.open(tmp_path / "m", embedder=EMBED, index=server, flush_every=1) as memory:
         teach(memory, "r1", "is it red", "yes", "ada")
         name = collection_name(memory._name(), "ada")
+        memory._follower.needed().flush()
         chroma = memory._follower.index._client  # type: ignore[union-attr]
         assert name in chroma.collections("tta-")
         with Memory.open(tmp_path / "m", embedder=None) as other:
             other.forget("ada")
         assert name not in chroma.collections("tta-")
+
+
+def test_nothing_of_a_user_is_written_after_another_process_has_forgotten_them(
+    tmp_path: Path, server: str
+) -> None:
+    with Memory.open(tmp_path / "m", embedder=EMBED, index=server) as memory:
+        teach(memory, "r1", "is it red", "yes", "ada")
+        teach(memory, "r2", "is it blue", "no", "bob")
+        ada, bob = (collection_name(memory._name(), user) for user in ("ada", "bob"))
+        with Memory.open(tmp_path / "m", embedder=EMBED, index=server) as other:
+            other.forget("ada")
+            chroma = other._follower.index._client  # type: ignore[union-attr]
+            # It has not heard of it, and writes what is pending.
+            memory._follower.needed().flush()
+            assert bob in chroma.collections("tta-")
+            assert ada not in chroma.collections("tta-")
+
+
+def test_learning_and_recall_do_not_wait_for_the_server(tmp_path: Path) -> None:
+    done = threading.Event()
+    with (
+        chroma_process(tmp_path / "chroma") as (process, url),
+        Memory.open(tmp_path / "m", embedder=EMBED, index=url, flush_every=1) as memory,
+    ):
+
+        def work() -> None:
+            for number in range(5):
+                teach(memory, f"r{number}", f"is it {number}", f"yes {number}", "ada")
+                assert nearest(memory, f"is it {number}", "ada") == [f"yes {number}"]
+            done.set()
+
+        process.send_signal(signal.SIGSTOP)
+        try:
+            worker = threading.Thread(target=work)
+            worker.start()
+            assert done.wait(60)
+        finally:
+            process.send_signal(signal.SIGCONT)
+            worker.join()
+        assert_consistent(memory)
+        name = collection_name(memory._name(), "ada")
+        memory._follower.needed().flush()
+        with closing(Chroma(url)) as chroma:
+            assert chroma.count(name) == len(memory.records(user="ada"))
 
 
 def test_two_memories_on_one_server_do_not_meet(tmp_path: Path, server: str) -> None:
