@@ -17,7 +17,8 @@ Each size is one memory, filled by an import and then measured in a fresh proces
   has; `rebuild`: embedding all again into a new Chroma.
 * `recall`: all that is asked of the memory for one answer (rules, notes, 64 cases, 64 rejections);
   `learn`: a correction, durable, of an answer recorded before; `threads`: recalls by eight threads
-  while a ninth corrects without a pause.
+  while a ninth corrects without a pause. `sync`: asking what others wrote, before an answer;
+  `record`: keeping the answer.
 * Times are of the clock; `cpu` of the processor, which other work on the machine does not change:
   of the asking thread in a percentile, else of the process, and never of the servers.
 * `ram`: what the process has grown by since before the opening, less the vectors, per record, after
@@ -196,6 +197,12 @@ def teacher(memory: Memory, records: int, users: int, times: int) -> Callable[[i
     return lambda number: memory.learn(steps[number][1])
 
 
+def recorder(memory: Memory, records: int, users: int) -> Callable[[int], object]:
+    """Answers that are kept."""
+    steps = [step(records + 50 * TIMES + n, name(n, users)) for n in range(TIMES)]
+    return lambda number: memory.record(steps[number][0])
+
+
 def at_once(ask: Callable[[int], object], teach: Callable[[int], object]) -> dict[str, Any]:
     """Eight threads recall while one corrects."""
     over = threading.Event()
@@ -275,6 +282,8 @@ def measure(place: Place, records: int, users: int) -> dict[str, Any]:
         found["ram bytes"] = beyond_vectors(place, before, records)
         found["recall ms"] = percentiles(ask, TIMES)
         found["learn ms"] = percentiles(teacher(memory, records, users, TIMES), TIMES)
+        found["sync ms"] = percentiles(lambda _: memory.sync(), TIMES)
+        found["record ms"] = percentiles(recorder(memory, records, users), TIMES)
         teach = teacher(memory, records + 20 * TIMES, users, 10 * TIMES)
         found["threads ms"] = at_once(ask, teach)
         found["ram later bytes"] = beyond_vectors(place, before, records)
