@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
 
+Scored = Callable[[int, Mapping[str, float], float], Candidate]
+"""The candidate of that number, with its parts and its score."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
     """What the model is shown with memory, and (made only when asked for) without any. They are
@@ -171,7 +175,7 @@ class Decider:
             mixed = alone(FROZEN, opinion)
             return decision(_chosen(answers, opinion), mixed, cost, "closed set", {})
         drawn, cost = self._drawing.sample(request, output, prompt, 1)
-        return decision(drawn, alone(FROZEN, np.zeros(1)), cost, "greedy", {})
+        return decision(_drawn(drawn), alone(FROZEN, np.zeros(1)), cost, "greedy", {})
 
     def _closed(
         self,
@@ -274,7 +278,7 @@ def _open(
     accepted = drawing.accepted(request, output, recall)
     if accepted is not None:
         opinion = alone(EXACT, np.zeros(1))
-        return decision([accepted], opinion, Cost(), "accepted for this very request", {})
+        return decision(_drawn([accepted]), opinion, Cost(), "accepted for this very request", {})
     found = drawing.draw(request, task, output, prompts, recall, leads(standing), standing)
     return _decided(drawing, request, task, output, prompts, recall, standing, found)
 
@@ -304,7 +308,8 @@ def _decided(
         passes=[],
         confidence=confidence,
     )
-    made = decision(found.candidates, final, found.cost + cost, found.best.stopped, kept)
+    spent = found.cost + cost
+    made = decision(_drawn(found.candidates), final, spent, found.best.stopped, kept)
     kept |= {**found.best.chosen(c.text for c in made.candidates), **_tried(prompts)}
     kept |= {"aided": prompts.differ}
     return replace(
@@ -321,7 +326,7 @@ def _tried(prompts: Prompts) -> dict[str, Json]:
 
 
 def decision(
-    candidates: Sequence[Candidate],
+    candidate: Scored,
     mixed: Blend,
     cost: Cost,
     stopped: str,
@@ -331,10 +336,7 @@ def decision(
     order = np.argsort(-mixed.scores, kind="stable").tolist()
     names, rows = list(mixed.parts), np.array(list(mixed.parts.values())).T.tolist()
     scores = mixed.scores.tolist()
-    scored = tuple(
-        replace(candidates[i], parts=dict(zip(names, rows[i], strict=True)), score=scores[i])
-        for i in order
-    )
+    scored = tuple(candidate(i, dict(zip(names, rows[i], strict=True)), scores[i]) for i in order)
     second = scored[1].score if len(scored) > 1 else 0.0
     return Decision(
         candidates=scored,
@@ -352,8 +354,17 @@ def _favourite(answers: Sequence[str], opinion: FloatArray | None) -> str | None
     return None if opinion is None else answers[int(np.argmax(opinion))]
 
 
-def _chosen(answers: Sequence[str], logprobs: FloatArray) -> tuple[Candidate, ...]:
-    return tuple(
-        Candidate(text=text, logprob=float(logprob), finish=Finish.CHOSEN)
-        for text, logprob in zip(answers, logprobs, strict=True)
-    )
+def _chosen(answers: Sequence[str], logprobs: FloatArray) -> Scored:
+    """Of a closed set; each is made once, since they may be hundreds."""
+    own = logprobs.tolist()
+
+    def scored(i: int, parts: Mapping[str, float], score: float) -> Candidate:
+        return Candidate(
+            text=answers[i], logprob=own[i], finish=Finish.CHOSEN, parts=parts, score=score
+        )
+
+    return scored
+
+
+def _drawn(candidates: Sequence[Candidate]) -> Scored:
+    return lambda i, parts, score: replace(candidates[i], parts=parts, score=score)
