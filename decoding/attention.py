@@ -248,8 +248,10 @@ def _by_pieces(
         for (keys, values), part in zip(pieces, parts, strict=True)
     ]
     shares = torch.stack([total for _, total in found]).softmax(0)[..., None].to(q.dtype)
-    outs = [out * share for (out, _), share in zip(found, shares, strict=True)]
-    return torch.stack(outs).sum(0)
+    mixed: torch.Tensor = found[0][0] * shares[0]
+    for (out, _), share in zip(found[1:], shares[1:], strict=True):
+        mixed.addcmul_(out, share)
+    return mixed
 
 
 def grouped(cache: Cache) -> Cache:
