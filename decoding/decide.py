@@ -311,7 +311,7 @@ def _decided(
     spent = found.cost + cost
     made = decision(_drawn(found.candidates), final, spent, found.best.stopped, kept)
     kept |= {**found.best.chosen(c.text for c in made.candidates), **_tried(prompts)}
-    kept |= {"aided": prompts.differ}
+    kept["aided"] = prompts.differ
     return replace(
         made,
         samples=tuple(found.best.samples),

@@ -42,6 +42,7 @@ SPREAD = 0.25
 """Standard deviation of a power before there is feedback. Chosen on BANKING77 and TREC, as were the
 powers: on streams of 100 to 2,000 pieces of feedback no single expert was better in all."""
 LEAST = 0.6
+"""Share of what the powers sum to at the beginning, below which they never fall together."""
 WIDE = 4.0
 """Nats. An opinion whose log-probabilities deviate by s is divided by 1 + s / WIDE: the more
 answers there are, the further apart who is overconfident puts them."""
@@ -76,8 +77,8 @@ def slope(pooling: FloatArray, before: FloatArray, after: FloatArray) -> dict[st
     `pooling`: `features`; `before` (K,): the pool's probabilities, `after` (K,) those given the
     feedback. Both sum to 1.
     """
-    moved = pooling @ (after - before)
-    return {name: float(f"{by:.4g}") for name, by in zip(POWERS, moved, strict=True) if by}
+    found = pooling @ (after - before)
+    return {name: float(f"{by:.4g}") for name, by in zip(POWERS, found, strict=True) if by}
 
 
 def moved(powers: Powers, slopes: Mapping[str, float], right: float) -> Powers:

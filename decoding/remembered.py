@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp, log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,9 @@ UNKNOWN = 0.75
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """How often a step may be wrong before anything is known."""
 ROUNDS = 4
+"""Of mean field: by then the blame has settled."""
+_SURE = 30.0
+"""Nats: no step is blamed more."""
 
 
 def steps_of(text: str, end: str) -> tuple[str, ...]:
@@ -106,12 +110,12 @@ def _blamed(
     common = _common([len(steps) for _, steps in refused], accepted)
     wrong = {step: common for _, steps in refused for step in steps}
     for _ in range(ROUNDS):
-        odds = dict.fromkeys(wrong, common / (1 - common))
+        nats = dict.fromkeys(wrong, log(common / (1 - common)))
         for alike, steps in refused:
             for step in steps:
                 others = np.prod([1 - wrong[other] for other in steps if other != step])
-                odds[step] /= max(1e-9, 1 - float(others)) ** alike
-        wrong = {step: by / (1 + by) for step, by in odds.items()}
+                nats[step] -= alike * log(max(1e-9, 1 - float(others)))
+        wrong = {step: 1 / (1 + exp(-min(_SURE, by))) for step, by in nats.items()}
     return {step: max(0.0, (by - common) / (1 - common)) for step, by in wrong.items()}
 
 

@@ -131,9 +131,9 @@ class _Told:
     def slopes(self, said: Mapping[str, float], others: float | None) -> dict[str, float]:
         """What the feedback says of the pooled experts' powers. `said`: how likely it was, were
         that answer the right one; `others`: were it another; None where it speaks of no other."""
-        rows = dict(zip(self.names(), self._table(), strict=True))
-        if POOL not in rows:
+        if POOL not in self.kept["experts"]:
             return {}
+        rows = dict(zip(self.names(), self._table(), strict=True))
         if FROZEN in rows:
             rows.setdefault(NAMES, rows[FROZEN])  # without a model they are one
         before = np.exp(rows[POOL])

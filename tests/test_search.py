@@ -231,6 +231,12 @@ def test_the_beginning_of_everything_refused_is_blamed_less_than_what_came_once(
     assert told(("mix",)) > 0.9 * UNKNOWN
 
 
+def test_what_was_refused_very_often_is_surely_wrong() -> None:
+    refused = tuple(recalled(RecordKind.REJECTED, "no", 1.0) for _ in range(64))
+    told = Remembered.of(Recall(rejected=refused), (), "\n", HashEmbedder().embed)
+    assert told(("no",)) == pytest.approx(0, abs=1e-6)
+
+
 def test_a_step_that_was_refused_is_passed_over_the_next_time(chat: tta.Adapted) -> None:
     asked = conversation(ITEMS)
     first = chat(asked, verify_step=tta.Steps(), max_new_tokens=64)
