@@ -249,6 +249,14 @@ def _retract(user: UserState, name: str, feedback: Sequence[str], cap: int, reas
     return _again(user, name, cap, reason)
 
 
+def returning(user: UserState, feedback: str) -> Sequence[Record]:
+    """What is likely to be live again once a piece of feedback is undone."""
+    slots = {_slot(user.moves.record(record)) for record in user.made.get(feedback, ())}
+    made = (record for records in user.made.values() for record in records)
+    gone = (r for r in made if r.id not in user.records and r.id not in user.past)
+    return [record for record in gone if _slot(user.moves.record(record)) in slots]
+
+
 def _again(user: UserState, name: str, cap: int, reason: str) -> Change:
     """All that is live from all that was made, in order."""
     before, past, ledger = user.records, user.past, user.ledger

@@ -7,7 +7,7 @@ of the journal, nor of how an index searches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.floating[Any]]
+    Vectors = Mapping[str, FloatArray]
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ PAST = "past"
 """The shelf of what gave way to the cap: not searched, but those who sum learn from it."""
 _PAGE = 10_000
 """Records embedded at a time: a million vectors are gigabytes."""
+_NOTHING: Vectors = {}
 _WITH_VECTOR = frozenset(
     {RecordKind.CASE, RecordKind.REJECTED, RecordKind.NOTE, RecordKind.PASSAGE}
 )
@@ -45,7 +47,7 @@ class Follower:
         self._state = state
         self._embedder = embedder
         self._behind: list[Change] = []
-        self._ready: dict[str, FloatArray] = {}
+        self._ready = _NOTHING
 
     def needed(self) -> MemoryIndex | ChromaIndex:
         """The index; raises InvalidSetting if there is none."""
@@ -55,14 +57,22 @@ class Follower:
             )
         return self.index
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that was folded is not indexed."""
+        return bool(self._behind)
+
     def note(self, change: Change) -> None:
         """This was folded; it is indexed at the next `catch_up`."""
         moves = change.added or change.removed or change.passed or change.forgotten
         if self.index is not None and moves:
             self._behind += [change, *change.others]
 
-    def catch_up(self) -> None:
-        """Index what was folded. What fails here is tried again at the next call."""
+    def catch_up(self, vectors: Vectors = _NOTHING) -> None:
+        """Index what was folded. What fails here is tried again at the next call.
+
+        `vectors`: those that `embed` gave; all others are embedded now.
+        """
         if not self._behind or self.index is None:
             return
         todo, moved, gone, lost = _net(self._behind)
@@ -70,7 +80,7 @@ class Follower:
             self.index.release(user)
         for user, ids in gone.items():
             self.index.remove(user, ids)
-        self._put(todo)
+        self._put(todo, vectors)
         for user, ids in moved.items():
             self.index.move(user, ids, [self._known_place(user, name) for name in ids])
         self._behind.clear()
@@ -81,13 +91,19 @@ class Follower:
         return place
 
     @contextmanager
-    def prepared(self, records: Sequence[Record]) -> Iterator[None]:
-        """Embed them now, for the `catch_up` within: an embedder may fail before a write only."""
-        self._ready = self._embed(records)
+    def prepared(self, records: Iterable[Record]) -> Iterator[None]:
+        """Embed them now, for whichever thread indexes them first until the block ends: an embedder
+        may fail before a write only. One thread at a time."""
+        self._ready = self.embed(records)
         try:
             yield
         finally:
-            self._ready = {}
+            self._ready = _NOTHING
+
+    def embed(self, records: Iterable[Record]) -> Vectors:
+        """The vectors of the records' requests, by text; one call for those not at hand. Nothing
+        without an index."""
+        return _NOTHING if self.index is None else self._embed(records, self._ready)
 
     def search(
         self, user: str, vector: FloatArray, k: int, *, kind: str, labels: set[str] | None
@@ -100,8 +116,8 @@ class Follower:
         self._state.users.get(user)
         return self.needed()
 
-    def vectors(self, records: Sequence[Record]) -> FloatArray:
-        """Vectors of the records' requests, shape (len(records), dim); those not held embedded."""
+    def held(self, records: Sequence[Record]) -> FloatArray:
+        """Vectors of the records' requests, shape (len(records), dim); zeros for those not held."""
         embedder = self._embedder
         self.needed()
         assert embedder is not None
@@ -115,9 +131,13 @@ class Follower:
                 found = theirs
             else:
                 found[rows] = theirs
+        return found
+
+    def completed(self, found: FloatArray, records: Sequence[Record]) -> FloatArray:
+        """What `held` gave, those not held embedded."""
         lost = [row for row in np.flatnonzero(found[:, 0] == 0).tolist() if not found[row].any()]
-        if lost:
-            found[lost] = embedder.embed([records[i].request for i in lost])
+        if lost and self._embedder is not None:
+            found[lost] = self._embedder.embed([records[i].request for i in lost])
         return found
 
     # ------------------------------------------------------------------------ where things go
@@ -139,12 +159,12 @@ class Follower:
             places = [_place(known[name], state) for name in held.ids]
             self.index.adopt(user, held.ids, held.rows, places)
 
-    def _put(self, records: Sequence[Record]) -> None:
+    def _put(self, records: Sequence[Record], vectors: Vectors = _NOTHING) -> None:
         for start in range(0, len(records), _PAGE):
-            self._put_page(records[start : start + _PAGE])
+            self._put_page(records[start : start + _PAGE], vectors)
 
-    def _put_page(self, records: Sequence[Record]) -> None:
-        vectors = self._embed(records)
+    def _put_page(self, records: Sequence[Record], vectors: Vectors) -> None:
+        vectors = self._embed(records, vectors)
         by_user: dict[str, list[Record]] = {}
         for record in records:
             if record.kind in _WITH_VECTOR:
@@ -154,13 +174,12 @@ class Follower:
             places = [_place(record, self._state.users[user]) for record in theirs]
             self.needed().put(user, [record.id for record in theirs], rows, places)
 
-    def _embed(self, records: Sequence[Record]) -> dict[str, FloatArray]:
-        """The vectors of the records' requests, by text; one call for those not at hand."""
+    def _embed(self, records: Iterable[Record], ready: Vectors) -> Vectors:
         texts = {record.request for record in records if record.kind in _WITH_VECTOR}
-        missing = sorted(texts - self._ready.keys())
+        missing = sorted(texts - ready.keys())
         if not missing or self._embedder is None:
-            return self._ready
-        return self._ready | dict(zip(missing, self._embedder.embed(missing), strict=True))
+            return ready
+        return {**ready, **dict(zip(missing, self._embedder.embed(missing), strict=True))}
 
     # ------------------------------------------------------------------------- beginning anew
 

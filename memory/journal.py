@@ -30,6 +30,7 @@ from tta.errors import (
 from tta.memory import database
 from tta.memory.database import EVENTS, MANIFEST
 from tta.memory.events import body_json, check, from_dict, promoters
+from tta.memory.locks import Shared
 from tta.types import Event, EventKind, new_id
 
 FORMAT = 3
@@ -64,8 +65,11 @@ class Journal:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._closed = False
-        # A journal in RAM is one connection: what one thread rolls back must not be another's.
+        # One thread writes, and others read beside it. But a journal in RAM is one connection: what
+        # one thread rolls back must not be another's.
         self._lock = threading.RLock()
+        self._readers = Shared()
+        self._is_many = isinstance(engine.pool, sa.QueuePool)
 
     @classmethod
     def open(cls, url: str, *, timeout: float = 5.0) -> Journal:
@@ -214,7 +218,7 @@ class Journal:
         return int(gone)
 
     def _finish_erasing(self) -> None:
-        with self._lock:
+        with self._lock, self._readers.alone():
             database.compact(self._open_engine())
         with self._writing() as connection:
             connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == "erasing"))
@@ -226,7 +230,8 @@ class Journal:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with self._lock, database.reading(self._open_engine()) as connection:
+        turn = self._readers if self._is_many else self._lock
+        with turn, database.reading(self._open_engine()) as connection:
             yield connection
 
     @contextmanager

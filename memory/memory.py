@@ -1,16 +1,14 @@
 """The memory that a step talks to: journal, fold and index kept as one.
 
-Knows the order of things: an event is durable before it is folded, and folded before it is indexed;
-what other processes wrote is folded by the same path. Knows nothing of models, prompts, or how a
-text becomes a vector.
+Knows how they are opened, made anew, closed, and rid of a user; reading is `reading.py`'s, writing
+`writing.py`'s. Knows nothing of models, prompts, or how a text becomes a vector.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,26 +16,18 @@ from types import TracebackType
 
 import numpy as np
 
-from tta.errors import (
-    InvalidSetting,
-    UnknownFeedback,
-    WrongUser,
-)
+from tta.errors import InvalidSetting
 from tta.memory.cache import EVERY, Cache
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.events import LEARNED, UNDOABLE, check
-from tta.memory.fold import Change, State, UserState, apply, records_of
+from tta.memory.fold import State, UserState
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
-from tta.memory.moves import MOVING, rejoined, undone_event
 from tta.memory.place import is_there, journal_url
 from tta.memory.policy import CAP
-from tta.memory.promote import agreed
-from tta.memory.reading import Reading
 from tta.memory.snapshot import Snapshot, Users, Written, copied, made
+from tta.memory.writing import Writing
 from tta.protocols import Embedder, Weigher
-from tta.types import EVERYONE, Event, EventKind, Learned
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +37,7 @@ _ALIKE = 0.999
 threads and devices do."""
 
 
-_OF_NO_ANSWER = (EventKind.RULE, EventKind.SETTING, EventKind.READ, *MOVING)
-
-
-class Memory(Reading):
+class Memory(Writing):
     """Records and patterns of any number of users. Every method may be called from any thread.
 
     Get one by `Memory.open`. `state` is the fold of `events()`, always.
@@ -67,6 +54,7 @@ class Memory(Reading):
         cap: int = CAP,
         snapshot_every: int = EVERY,
     ) -> None:
+        super().__init__()
         self._journal = journal
         self._weigher = weigher
         self._embedder = embedder
@@ -78,7 +66,6 @@ class Memory(Reading):
             else None
         )
         self._snapshot: Snapshot | None = None
-        self._lock = threading.RLock()
         self._seq = 0
         self.state = State(cap=cap)
         self._follower = Follower(self.state, embedder)
@@ -253,95 +240,7 @@ class Memory(Reading):
     def _name(self) -> str:
         return self._journal.setting("memory") or ""
 
-    # ------------------------------------------------------------------------------ writing
-
-    def record(self, event: Event) -> bool:
-        """Keep an ANSWERED event; False if it was there. On the disk with the next feedback.
-
-        Raises InvalidText, InvalidSetting, ConflictingId and the store's errors.
-        """
-        if event.kind is not EventKind.ANSWERED:
-            raise InvalidSetting("Only answers are recorded; feedback is learned", value=event.kind)
-        with self._lock:
-            fresh = self._journal.append(self._user(event.user).as_asked(event))
-            self._pull()
-            return fresh
-
-    def learn(self, event: Event) -> Learned:
-        """Keep feedback, or what was read, durably, and say what it changed.
-
-        The same id twice is one event. Raises UnknownResponse, WrongUser, ConflictingId,
-        InvalidText, InvalidSetting, and the store's errors; nothing is changed when it raises.
-        """
-        if event.kind not in LEARNED:
-            raise InvalidSetting("Not a kind of feedback", value=event.kind)
-        if event.kind not in _OF_NO_ANSWER and not event.response:
-            raise InvalidSetting("Feedback names the response it is about", value=event)
-        check(event)
-        with self._lock:
-            self._pull()
-            # Embedded first: an embedder that fails must not leave half of a feedback behind.
-            with self._follower.prepared(records_of(event)):
-                if not self._journal.append(event):
-                    return Learned(feedback=event.id, reason=self._why_known(event))
-                return _learned(event.id, self._pull()[event.id])
-
-    def _why_known(self, event: Event) -> str:
-        if event.id in self._user(event.user).undone:
-            return "already known, and undone since: nothing changed"
-        return "already known: nothing changed"
-
-    def undo(self, feedback_id: str, *, user: str) -> Learned:
-        """Make the state what it would be had this feedback never been given.
-
-        Raises UnknownFeedback, WrongUser, and the store's errors. Undoing twice changes nothing.
-        """
-        with self._lock:
-            self._pull()
-            event = self._journal.get(feedback_id)
-            if event is None or event.kind not in UNDOABLE:
-                raise UnknownFeedback(
-                    f"No feedback {feedback_id!r} in this memory",
-                    value=feedback_id,
-                    hint="Use `Learned.feedback`, or an id of `tta memory list`.",
-                )
-            if event.user != user:
-                raise WrongUser(
-                    f"The feedback {feedback_id!r} belongs to another user than {user!r}",
-                    value=feedback_id,
-                )
-            if feedback_id in self._user(user).undone:
-                return Learned(feedback=feedback_id, reason="already undone: nothing changed")
-            undone = undone_event(event)
-            told = rejoined(event, self._user(user).trust.seen)
-            self._journal.append_all([undone, *told])
-            return _learned(feedback_id, self._pull()[undone.id])
-
-    def promote(
-        self, *, to: str, among: Sequence[str], at_least: int = 3, task: str | None = None
-    ) -> tuple[Learned, ...]:
-        """Teach the scope `to` what users agree on: one event for each case, each to be undone.
-
-        A case is promoted when at least `at_least` of the users `among` hold the same answer to the
-        same request (near-duplicates are the same), more of them than hold another, and `to` does
-        not hold it yet; of `task` when one is named. When one who agreed is forgotten, the case is
-        erased from the wider scope. Raises InvalidSetting, and the store's errors.
-        """
-        if at_least < 1 or to in among or to == EVERYONE or not to:
-            raise InvalidSetting(
-                f"Nothing can be promoted to {to!r} by {at_least} of {list(among)!r}",
-                value=(to, tuple(among), at_least),
-                hint="Name a scope of its own, and at least one user who must agree.",
-            )
-        with self._lock:
-            self._pull()
-            users = {name: self._user(name) for name in dict.fromkeys(among)}
-            found = agreed(users, self._user(to), at_least=at_least, task=task)
-            events = [one.event(to) for one in found]
-            with self._follower.prepared([r for event in events for r in records_of(event)]):
-                self._journal.append_all(events)
-                changes = self._pull()
-            return tuple(_learned(event.id, changes[event.id]) for event in events)
+    # ------------------------------------------------------------------------------ forgetting
 
     def forget(self, user: str) -> int:
         """Erase all text and vectors of a user, from every file; how many events there were.
@@ -350,7 +249,7 @@ class Memory(Reading):
 
         Raises IndexInUse before anything is erased, if another process holds the embedded index.
         """
-        with self._lock:
+        with self._alone():
             self._pull()
             scopes = self._taught_by(user)
             with self._chroma_for_forgetting() as chroma:
@@ -393,29 +292,12 @@ class Memory(Reading):
         if chroma is not None:
             chroma.delete([collection_name(self._name(), user)])
 
-    def import_all(self, events: Sequence[Event]) -> int:
-        """Append events of an export, all or none; how many were new.
-
-        That a user was forgotten is taken over where nothing is known of them: it erases nothing.
-        Raises what `learn` raises; nothing is written when it raises.
-        """
-        with self._lock:
-            self._pull()
-            fresh = self._journal.append_all(list(_harmless(events, set(self.state.users))))
-            self._pull()
-            return fresh
-
-    def sync(self) -> int:
-        """Take in what other processes wrote since; how many events. One short query."""
-        with self._lock:
-            return len(self._pull())
-
     def rebuild(self) -> int:
         """Throw all vectors away and embed every record again; how many records.
 
         Raises InvalidSetting if the memory was opened without an embedder.
         """
-        with self._lock:
+        with self._alone():
             index = self._follower.needed()
             self._pull()
             index.reset()
@@ -425,7 +307,7 @@ class Memory(Reading):
 
     def close(self) -> None:
         """Write what is pending and release the files; closing twice is no error."""
-        with self._lock:
+        with self._alone():
             try:
                 if self._follower.index is not None:
                     self._keep()
@@ -447,35 +329,6 @@ class Memory(Reading):
 
     def __repr__(self) -> str:
         return f"<Memory users={len(self.state.users)} events={self._seq}>"
-
-    # ------------------------------------------------------------------- the journal's tail
-
-    def _pull(self) -> dict[str, Change]:
-        """Fold every event not folded yet, ours and others'; the changes by event id."""
-        changes: dict[str, Change] = {}
-        for seq, event in self._journal.since(self._seq):
-            changes[event.id] = change = apply(self.state, event, self._weigher)
-            self._seq = seq
-            self._follower.note(change)
-            if change.forgotten and self._cache is not None:
-                self._cache.drop()
-        self._follower.catch_up()
-        return changes
-
-
-def _learned(feedback: str, change: Change) -> Learned:
-    return Learned(
-        feedback=feedback, added=change.added, removed=change.removed, reason=change.reason
-    )
-
-
-def _harmless(events: Sequence[Event], known: set[str]) -> Iterator[Event]:
-    """All but what would erase something of the users known by then."""
-    for event in events:
-        if event.kind is not EventKind.FORGOTTEN:
-            known.add(event.user)
-        if event.kind is not EventKind.FORGOTTEN or event.user not in known:
-            yield event
 
 
 def _settled(journal: Journal, cap: int | None) -> int:

@@ -78,7 +78,8 @@ class Reading:
         """
         with self._lock:
             self._follower.catch_up()
-            return self._follower.vectors(records)
+            found = self._follower.held(records)
+        return self._follower.completed(found, records)
 
     def _of(self, user: str, task: str, kind: RecordKind) -> list[Record]:
         by = self._user(user).by
@@ -166,13 +167,13 @@ class Reading:
         """The patterns of all that feedback was given on in a task, by feedback, oldest first."""
         with self._lock:
             known = self._user(user)
-            names = (name for name, made in known.made.items() if known.is_of(task, name, made))
-            events = [self._journal.get(name) for name in names]
-            return {
-                event.id: str(event.body.get("pattern", ""))
-                for event in events
-                if event is not None and self.home(event) == task
-            }
+            names = [name for name, made in known.made.items() if known.is_of(task, name, made)]
+        events = [self._journal.get(name) for name in names]
+        return {
+            event.id: str(event.body.get("pattern", ""))
+            for event in events
+            if event is not None and self.home(event) == task
+        }
 
     def usual(self, *, user: str, answers: Collection[str]) -> tuple[Mapping[str, int], int]:
         """In how many tasks each of the answers was accepted, and in how many any was."""
@@ -183,8 +184,7 @@ class Reading:
 
     def event(self, event_id: str) -> Event | None:
         """The event of that id, from the journal."""
-        with self._lock:
-            return self._journal.get(event_id)
+        return self._journal.get(event_id)
 
     def events(self, user: str | None = None) -> Iterator[Event]:
         """The journal, oldest first; of one user when named."""

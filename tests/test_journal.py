@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -229,6 +230,44 @@ def test_an_erasure_that_a_reader_blocks_says_so_and_can_be_repeated(
     reader.close()
     assert journal.erase("ada") == 1  # the first erasure's tombstone
     assert files_holding(tmp_path, b"plover") == []
+
+
+def test_an_erasure_succeeds_while_other_threads_read(journal: Journal, tmp_path: Path) -> None:
+    over = threading.Event()
+    failed: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not over.is_set():
+                events(journal)
+                journal.get("b1")
+        except BaseException as problem:
+            failed.append(problem)
+
+    journal.append(answered("b1", user="bob"))
+    readers = [threading.Thread(target=read) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for round in range(5):
+        for number in range(40):
+            journal.append(answered(f"r{round}-{number}", request="plover " * 50))
+        assert journal.erase("ada") >= 40
+        assert files_holding(tmp_path, b"plover") == []
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert failed == []
+    assert [event.id for event in events(journal) if event.user == "bob"] == ["b1"]
+
+
+def test_a_thread_reads_while_another_writes(journal: Journal) -> None:
+    journal.append(answered("r1"))
+    found: list[Event] = []
+    reader = threading.Thread(target=lambda: found.extend(events(journal)), daemon=True)
+    with journal.while_nobody_is_forgotten(0):
+        reader.start()
+        reader.join(60)
+        assert [event.id for event in found] == ["r1"]
 
 
 # ------------------------------------------------------------------------- when it fails
