@@ -131,7 +131,7 @@ def translated(url: sa.URL) -> Iterator[None]:
     """Turn a database's complaint into one of tta's errors."""
     try:
         yield
-    except (exc.DBAPIError, sqlite3.Error) as problem:
+    except (exc.DBAPIError, exc.TimeoutError, sqlite3.Error) as problem:
         raw = problem.orig if isinstance(problem, exc.DBAPIError) else problem
         raise _translate(raw or problem, url.render_as_string(hide_password=True)) from problem
 

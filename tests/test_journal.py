@@ -273,6 +273,14 @@ def test_a_thread_reads_while_another_writes(journal: Journal) -> None:
 # ------------------------------------------------------------------------- when it fails
 
 
+def test_more_readers_than_connections_are_told_so(url: str) -> None:
+    engine = sa.create_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    journal = Journal(engine)
+    with engine.connect(), pytest.raises(errors.StoreError, match="QueuePool"):
+        journal.get("r1")
+    journal.close()
+
+
 def test_a_locked_journal_is_named_so_and_loses_nothing(journal: Journal, tmp_path: Path) -> None:
     journal.append(answered("r1"))
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)

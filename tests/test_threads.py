@@ -4,6 +4,7 @@ its own event has changed."""
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -250,7 +251,7 @@ def test_threads_that_learn_recall_and_sync_get_their_own_changes_and_leave_one_
 
     lookers = [Running(look) for _ in range(3)]
     # Two threads for one user: what they learn replaces what the other has learned.
-    writers = [Running(lambda u=user, n=n: work(u, n)) for user in ("ada", "bob") for n in (0, 50)]
+    writers = [Running(partial(work, user, n)) for user in ("ada", "bob") for n in (0, 50)]
     for writer in writers:
         writer.finish()
     over.set()
@@ -323,7 +324,7 @@ def test_closing_among_threads_ends_them_and_loses_nothing(
         for number in range(first, 10**6):
             acknowledged.append(f"c-{teach(memory, number, user='bob').id}")
 
-    workers = [Running(lambda n=n: work(n)) for n in (0, 10**5, 2 * 10**5)]
+    workers = [Running(partial(work, n)) for n in (0, 10**5, 2 * 10**5)]
     while len(acknowledged) < 20:
         recall(memory)
     memory.close()
