@@ -51,8 +51,11 @@ AHEAD = {
     "agreement/mask": 0.25,
 }
 """How much more than the others an expert is trusted before there is any feedback: a verifier most
-of all, then the model as it was told to be shown things, and what its samples agree on. With few
-cases a centroid is the best reader, and the narrow kernels are sure before they are right."""
+of all, then the model as it was told to be shown things, and what its samples agree on. The narrow
+kernels are sure before they are right."""
+AHEAD_EACH = {"centroid": 0.4}
+"""The same for each candidate, if that is more: with few cases of each answer a centroid is the
+best reader, and the more answers there are, the longer they are few."""
 
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)
@@ -110,7 +113,7 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
     candidates, opinions that cannot be normalised.
     """
     names = _checked(opinions)
-    known = entered(weights, names)
+    known = entered(weights, names, len(next(iter(opinions.values()))))
     cells = np.array([known.cells[name] for name in names])
     cells = cells.reshape(len(names), len(SHARPNESS), len(NOISE)).sum(2)
     mute = known.mute if FROZEN in opinions else 0.0
@@ -222,14 +225,15 @@ class Mixture:
         names = [name for name, row in likelihood.items() if len(row) == len(SHARPNESS)]
         if not names:
             return weights
-        known = entered(weights, names)
+        among = int(cast(int, heard.get("among", 0)))
+        known = entered(weights, names, among)
         old = np.array([known.cells[name] for name in names])
         each = np.array([likelihood[name] for name in names])[:, :, None]
         share_wrong = np.array(NOISE)
         told = ((1 - share_wrong) * each + share_wrong / outcomes).reshape(len(names), _CELLS)
         awake = float(old.sum()) + known.mute
         mixed = (float((old * told).sum()) + known.mute / outcomes) / awake
-        enters = np.array([_units(name) for name in names])[:, None]
+        enters = np.array([_units(name, among) for name in names])[:, None]
         shared = SHARE * awake / (float(enters.sum()) + 1)
         new = (1 - SHARE) * old * told / mixed + shared * enters / _CELLS
         mute = (1 - SHARE) * known.mute / outcomes / mixed + shared
@@ -251,16 +255,17 @@ class Mixture:
         )
 
 
-def entered(weights: Weights, names: Sequence[str]) -> Weights:
+def entered(weights: Weights, names: Sequence[str], among: int = 0) -> Weights:
     """`weights` with those of `names` that had none: each expert enters with its share, at the
-    cost of the others."""
+    cost of the others. `among`: how many candidates there are, as far as it is known."""
     new = [name for name in names if name not in weights.cells]
     if not new:
         return weights
-    before = 1 + sum(map(_units, weights.cells))
-    after = before + sum(map(_units, new))
+    units = {name: _units(name, among) for name in (*weights.cells, *new)}
+    after = 1 + sum(units.values())
+    before = after - sum(units[name] for name in new)
     scale = before / after
-    cell = {name: _units(name) / after / _CELLS for name in new}
+    cell = {name: units[name] / after / _CELLS for name in new}
     cost = -float(np.log(scale)) if weights.cells else 0.0
     return replace(
         weights,
@@ -288,9 +293,9 @@ def _right(weights: Weights, plain: Mapping[str, float], outcomes: float) -> flo
     return told / (told + wrong / outcomes) if told else 0.0
 
 
-def _units(name: str) -> float:
+def _units(name: str, among: int) -> float:
     """What an expert enters with, where `mute` has 1."""
-    return len(NOISE) * AHEAD.get(name, 1.0)
+    return len(NOISE) * max(AHEAD.get(name, 1.0), among * AHEAD_EACH.get(name, 0.0))
 
 
 def _checked(opinions: Mapping[str, FloatArray]) -> list[str]:

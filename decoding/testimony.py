@@ -68,10 +68,11 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     """What feedback says: fields to add to its event's body; empty if it says nothing.
 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
-    nothing of them), outcomes (how many there could have been), right (how right the answer was, 0
-    to 1), frozen, greedy, picked (how right those were; None if it is not known), confidence (in
-    an open answer), aided (whether anything was recalled for it), thought, slopes (see `pool`;
-    where others were pooled). `instead`: see `Record.instead`.
+    nothing of them), outcomes (how many there could have been), among (how many candidates there
+    were), right (how right the answer was, 0 to 1), frozen, greedy, picked (how right those were;
+    None if it is not known), confidence (in an open answer), aided (whether anything was recalled
+    for it), thought, slopes (see `pool`; where others were pooled). `instead`: see
+    `Record.instead`.
     """
     if not kept or not kept["experts"]:
         return {}
@@ -229,6 +230,7 @@ def _heard(
     return {
         "likelihood": dict(zip(told.names(), rows, strict=False)),
         "outcomes": max(2, outcomes),
+        "among": told.kept["of"],
         "right": right,
         "confidence": told.kept.get("confidence"),
         "aided": told.kept.get("aided"),

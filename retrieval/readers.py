@@ -340,8 +340,8 @@ class Product:
 def readers(dim: int) -> dict[str, Reader]:
     """The experts of a user's own scope. A new one is a class, and a line here."""
     return {
-        "kernel.02": Kernel(0.02, 1e-9),
-        "kernel.05": Kernel(0.05, 1e-4),
+        "kernel.02": Kernel(0.02, 1e-6),
+        "kernel.05": Kernel(0.05, 1e-3),
         "kernel.1": Kernel(0.1, 1e-2),
         "recent": Recent(0.05, 1e-4, 300),
         "ridge": Ridge(dim),

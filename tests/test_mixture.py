@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tta.decoding.mixture import (
+    AHEAD,
+    AHEAD_EACH,
     FLOOR,
     FROZEN,
     NOISE,
@@ -158,6 +160,20 @@ def test_an_expert_that_comes_late_enters_with_an_even_share(stream: list[dict[s
 def test_before_any_feedback_no_expert_is_preferred_to_another() -> None:
     share = totals(entered(Mixture().begin(None), ["a", "b", FROZEN]))
     assert share["a"] == share["b"] <= share[FROZEN]
+
+
+def test_the_more_answers_there_are_the_further_a_centroid_is_ahead_at_first() -> None:
+    def lead(among: int) -> float:
+        both: dict[str, Json] = {"centroid": [0.5] * 4, "lda": [0.5] * 4}
+        heard: dict[str, Json] = {"likelihood": both, "outcomes": 2, "among": among}
+        share = totals(Mixture().observe(Weights(), heard))
+        opinions = {"centroid": np.zeros(among), "lda": np.zeros(among)}
+        told = blend(opinions, Weights()).weights
+        assert told["centroid"] / told["lda"] == pytest.approx(share["centroid"] / share["lda"])
+        return share["centroid"] / share["lda"]
+
+    assert lead(6) == pytest.approx(AHEAD["centroid"])
+    assert lead(80) == pytest.approx(80 * AHEAD_EACH["centroid"])
 
 
 @given(STREAMS)
