@@ -196,7 +196,7 @@ class Decider:
         opinions = dict(self._readers.opinions(request, task, answers, output.descriptions, recall))
         asked, cost, skipped = self._ask(request.user, answers, prompts, standing, opinions)
         opinions |= asked
-        together = pooled(opinions, standing.weights.powers)
+        together = _together(opinions, standing)
         if together is not None:
             opinions[POOL] = together
         if self._model is None:
@@ -239,6 +239,13 @@ class Decider:
             found |= with_model(name, logprobs, answers, standing, readers)
             cost += more
         return found, cost, tuple(skipped)
+
+
+def _together(opinions: Mapping[str, FloatArray], standing: Standing) -> FloatArray | None:
+    """The pool of those who were not said to weigh nothing."""
+    said = standing.settings.experts
+    heard = {name: opinion for name, opinion in opinions.items() if said.get(name) != 0}
+    return pooled(heard, standing.weights.powers)
 
 
 def _mixed(opinions: Mapping[str, FloatArray], standing: Standing, prompts: Prompts) -> Blend:

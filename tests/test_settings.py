@@ -129,6 +129,21 @@ def test_an_expert_that_is_left_out_or_pinned_has_just_that_weight(desk: tta.Ada
     assert ask(desk, text).why.weights == pytest.approx(before)
 
 
+def test_an_expert_that_is_left_out_is_not_heard_through_the_pool_either(
+    desk: tta.Adapted,
+) -> None:
+    def parts(expert: str) -> dict[str, float]:
+        reply = ask(desk, "I lost the refund! No. 99")
+        return {candidate.text: candidate.parts[expert] for candidate in reply.candidates}
+
+    pool, lda = parts("pool"), parts("lda")
+    learned = desk.tasks.trust("team", {"lda": 0})
+    assert parts("pool") != pytest.approx(pool)
+    assert parts("lda") == pytest.approx(lda)
+    desk.undo(learned)
+    assert parts("pool") == pytest.approx(pool)
+
+
 def test_an_expert_that_a_task_does_not_have_is_refused(desk: tta.Adapted) -> None:
     with pytest.raises(errors.InvalidSetting, match="forzen") as raised:
         desk.tasks.trust("team", {"forzen": 0})
