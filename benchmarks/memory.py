@@ -13,8 +13,8 @@ embedding costs nothing and everything measured is beyond it.
 Each size is one memory, filled by an import and then measured in a fresh process, as users meet it:
 
 * `open`: `Memory.open` in a process that has just imported it, the last close having been in order;
-  `first`: the first recall after that; `refold`: opening without the snapshot, which only a folder
-  has; `rebuild`: embedding all again into a new Chroma.
+  `first`: the first recall after that; `refold`: opening without the snapshot; `rebuild`: embedding
+  all again into a new Chroma.
 * `recall`: all that is asked of the memory for one answer (rules, notes, 64 cases, 64 rejections);
   `learn`: a correction, durable, of an answer recorded before; `threads`: recalls by eight threads
   while a ninth corrects without a pause. `sync`: asking what others wrote, before an answer;
@@ -295,8 +295,7 @@ def measure(place: Place, records: int, users: int) -> dict[str, Any]:
 
 def reopen(place: Place) -> dict[str, float]:
     """In a fresh process: opening from the journal and Chroma, and embedding all again."""
-    if place.folder is not None:
-        (place.folder / "snapshot.bin").unlink(missing_ok=True)
+    place.drop_snapshot()
     start, busy = perf_counter(), process_time()
     with open_memory(place) as memory:
         found = {"refold s": round(perf_counter() - start, 2)}

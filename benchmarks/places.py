@@ -21,7 +21,8 @@ from tta.memory.index import collection_name
 from tta.memory.journal import Journal
 from tta.memory.place import journal_url
 
-_SIZE = "SELECT pg_total_relation_size('events') + pg_total_relation_size('manifest')"
+_SIZE = "SELECT coalesce(sum(pg_total_relation_size(to_regclass(t))), 0) FROM unnest({}) AS t"
+_TABLES = {"journal": "ARRAY['events', 'manifest']", "snapshot": "ARRAY['snapshots']"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +40,20 @@ class Place:
     @property
     def snapshot(self) -> Path | None:
         """Where the vectors are mapped from, if they are."""
-        found = None if self.folder is None or self.index else self.folder / "snapshot.bin"
+        found = None if self.folder is None else self.folder / "snapshot.bin"
         return found if found is not None and found.exists() else None
 
     @property
     def url(self) -> str:
         """The journal's."""
         return journal_url(self.where, self.folder, create=True)
+
+    def drop_snapshot(self) -> None:
+        """Delete it, wherever it lies."""
+        if self.snapshot is not None:
+            self.snapshot.unlink()
+        with closing(Journal.open(self.url)) as journal:
+            journal.drop_snapshot()
 
 
 @contextmanager
@@ -97,7 +105,10 @@ def disk(place: Place) -> dict[str, int]:
     if place.folder is None:
         engine = sa.create_engine(place.where, poolclass=sa.NullPool)
         with engine.connect() as connection:
-            return {"journal": int(connection.exec_driver_sql(_SIZE).scalar_one())}
+            return {
+                part: int(connection.exec_driver_sql(_SIZE.format(tables)).scalar_one())
+                for part, tables in _TABLES.items()
+            }
     parts = {"journal": "journal*", "chroma": "index/**/*", "snapshot": "snapshot*"}
     return {
         part: sum(p.stat().st_size for p in place.folder.glob(pattern) if p.is_file())

@@ -46,6 +46,16 @@ MANIFEST = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
+PIECE = 1 << 20
+"""Bytes in a row of a snapshot."""
+SNAPSHOTS = sa.Table(
+    "snapshots",
+    sa.MetaData(),  # made when the first is written: few journals have one
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary(PIECE), nullable=False),
+)
+
 IN_MEMORY = "sqlite://"
 _APPEND_LOCK = 0x747461  # "tta": the key of PostgreSQL's advisory lock
 

@@ -18,6 +18,7 @@ from tta.memory.moves import MOVING, Moves, texts
 from tta.memory.policy import CAP, Kept, normalised
 from tta.memory.sighted import Sighted, sighting
 from tta.memory.trust import Trust
+from tta.memory.users import may_owe
 from tta.protocols import Sightings, Weigher
 from tta.types import ANY_TASK, Event, EventKind, Json, Record, RecordKind
 
@@ -149,7 +150,8 @@ def _forget(state: State, name: str) -> Change:
     """Nothing of a user stays, nor what wider scopes were taught because that user agreed."""
     gone = state.users.pop(name, UserState())
     others = []
-    for scope, user in list(state.users.items()):
+    for scope in may_owe(state.users, name):
+        user = state.users[scope]
         events = [event for event, users in user.promoted.items() if name in users]
         if events:
             others.append(_retract(user, scope, events, state.cap, "who agreed was forgotten"))
@@ -157,8 +159,8 @@ def _forget(state: State, name: str) -> Change:
                 del user.promoted[event]
                 user.undone.discard(event)
                 user.counts[EventKind.PROMOTED] -= 1
-            if not +user.counts:
-                del state.users[scope]
+        if not +user.counts:
+            del state.users[scope]
     removed = (*gone.records.values(), *gone.past.values())
     return Change(
         user=name, removed=removed, forgotten=True, others=tuple(others), reason="forgotten"

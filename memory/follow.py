@@ -48,6 +48,7 @@ class Follower:
         self._embedder = embedder
         self._behind: list[Change] = []
         self._ready = _NOTHING
+        self._doubted: dict[str, None] = {}
 
     def needed(self) -> MemoryIndex | ChromaIndex:
         """The index; raises InvalidSetting if there is none."""
@@ -60,7 +61,7 @@ class Follower:
     @property
     def is_behind(self) -> bool:
         """Whether something that was folded is not indexed."""
-        return bool(self._behind)
+        return bool(self._behind or self._doubted)
 
     def note(self, change: Change) -> None:
         """This was folded; it is indexed at the next `catch_up`."""
@@ -73,7 +74,12 @@ class Follower:
 
         `vectors`: those that `embed` gave; all others are embedded now.
         """
-        if not self._behind or self.index is None:
+        if self.index is None:
+            return
+        for user in list(self._doubted):
+            self._put(self._missing(user), vectors)
+            del self._doubted[user]
+        if not self._behind:
             return
         todo, moved, gone, lost = _net(self._behind)
         for user in lost:
@@ -84,6 +90,12 @@ class Follower:
         for user, ids in moved.items():
             self.index.move(user, ids, [self._known_place(user, name) for name in ids])
         self._behind.clear()
+
+    def doubt(self, user: str) -> None:
+        """What the index holds of a user may be anything; it is put right at the next `catch_up`,
+        or before it is read."""
+        if self.index is not None:
+            self._doubted[user] = None
 
     def _known_place(self, user: str, name: str) -> Place:
         place = self.place_of(user, name)
@@ -114,6 +126,8 @@ class Follower:
     def _index_of(self, user: str) -> MemoryIndex | ChromaIndex:
         """The index, once it has been given what a snapshot holds of the user."""
         self._state.users.get(user)
+        if self._doubted:
+            self.catch_up()
         return self.needed()
 
     def held(self, records: Sequence[Record]) -> FloatArray:
@@ -154,7 +168,7 @@ class Follower:
 
     def adopt(self, user: str, state: UserState, held: Held) -> None:
         """A user's state and vectors come from a snapshot."""
-        if isinstance(self.index, ChromaIndex):
+        if self.index is not None:
             known = state.records | state.past
             places = [_place(known[name], state) for name in held.ids]
             self.index.adopt(user, held.ids, held.rows, places)
@@ -199,17 +213,22 @@ class Follower:
         index = self.needed()
         self._behind.clear()
         index.keep(tuple(self._state.users))
-        missing: list[Record] = []
-        count = 0
-        for user, state in self._state.users.items():
-            known = (*state.records.values(), *state.past.values())
-            live = {record.id: record for record in known if record.kind in _WITH_VECTOR}
-            held = set(index.known(user))
-            index.remove(user, sorted(held - live.keys()))
-            missing += [record for name, record in live.items() if name not in held]
-            count += len(live)
-        self._put(missing)
-        return count
+        self._put([record for user in self._state.users for record in self._missing(user)])
+        self._doubted.clear()
+        return sum(len(_live(state)) for state in self._state.users.values())
+
+    def _missing(self, user: str) -> list[Record]:
+        """What the index lacks of a user; it is rid of what it should not have."""
+        live = _live(self._state.users.get(user, UserState()))
+        held = set(self.needed().known(user))
+        self.needed().remove(user, sorted(held - live.keys()))
+        return [record for name, record in live.items() if name not in held]
+
+
+def _live(state: UserState) -> dict[str, Record]:
+    """The records that have a vector, by id."""
+    known = (*state.records.values(), *state.past.values())
+    return {record.id: record for record in known if record.kind in _WITH_VECTOR}
 
 
 def _place(record: Record, state: UserState) -> Place:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tta.errors import StoreError
-from tta.memory.chroma import Chroma
+from tta.memory.chroma import Chroma, is_server
 from tta.memory.shelf import Place, Shelf
 from tta.memory.snapshot import Held, Snapshot
 
@@ -166,8 +166,9 @@ class ChromaIndex:
     `memory` names the memory, so that several may share a server; `embedder` and `dim` name the
     vectors. Collections of other vectors are dropped, with a warning: `known` then lacks their ids.
     `place` tells of (user, id) where a vector read from Chroma belongs; with None it is not found.
-    `snapshot`: what Chroma holds by the last snapshot. It is believed until Chroma, which takes
-    seconds to open, is written to; then the two are compared, and Chroma is put right.
+    `snapshot`: what Chroma holds by the last snapshot. Embedded, it is believed until Chroma, which
+    takes seconds to open, is written to; then the two are compared, and Chroma is put right. A
+    server is not compared: others write what they learned since, and each what it lacks itself.
     `forgotten`: called before a writing to a server, gives what is called after it, and tells the
     users whom other processes erased meanwhile; their vectors must not stay.
     """
@@ -185,7 +186,8 @@ class ChromaIndex:
         forgotten: Callable[[], Callable[[], Collection[str]]] = lambda: tuple,
     ) -> None:
         """Raises IndexInUse (embedded, and open elsewhere) or StoreError (no server there)."""
-        self._client = Chroma(where, lazily=snapshot is not None)
+        lazily = snapshot is not None and not is_server(where)
+        self._client = Chroma(where, lazily=lazily)
         self._memory = memory
         self._meta = {"embedder": embedder, "dim": dim}
         self._flush_every = flush_every
@@ -195,11 +197,11 @@ class ChromaIndex:
         self._pending: dict[str, dict[str, FloatArray | None]] = {}
         self._strays: dict[str, set[str]] = {}
         self._writer: _Writer | None = None
-        self._believed = snapshot
+        self._believed = snapshot if lazily else None
         # Of all others Chroma holds nothing that need be read; None before that is known.
         self._there = None if snapshot is None else set(snapshot.users())
         try:
-            if snapshot is None:
+            if not lazily:
                 self._drop_other_vectors()
         except BaseException:
             self._client.close()

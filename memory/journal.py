@@ -14,7 +14,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -28,17 +28,21 @@ from tta.errors import (
     WrongUser,
 )
 from tta.memory import database
-from tta.memory.database import EVENTS, MANIFEST
+from tta.memory.database import EVENTS, MANIFEST, SNAPSHOTS
 from tta.memory.events import body_json, check, from_dict, promoters
 from tta.memory.locks import Shared
 from tta.types import Event, EventKind, new_id
 
 FORMAT = 3
-"""The manifest's format; a journal with a higher one was written by a newer tta.
+"""The manifest's format; a journal with a higher one than `NEWEST` was written by a newer tta.
 
 Older ones are read as they are. What an older tta would not understand, and so must not open: 2
-has promotions, 3 has settings of tasks, merges and splits.
+has promotions, 3 has settings of tasks, merges and splits, 4 a snapshot in the database: one who
+did not know of it would forget a user, and leave it.
 """
+NEWEST = 4
+SNAPSHOT = "snapshot"
+"""The manifest's key for what tells of the snapshot in the database."""
 
 _PAGE = 1000
 """Events read in one query: no transaction stays open while the reader works on them."""
@@ -92,9 +96,9 @@ class Journal:
         written = self.setting("format")
         if not written or not written.isdigit():
             raise CorruptStore("Not a memory of tta: its manifest has no format", value=written)
-        if int(written) > FORMAT:
+        if int(written) > NEWEST:
             raise NewerFormat(
-                f"The memory has format {written}; this tta reads up to {FORMAT}",
+                f"The memory has format {written}; this tta reads up to {NEWEST}",
                 value=int(written),
                 hint="Install a newer tta; nothing was changed.",
             )
@@ -118,6 +122,11 @@ class Journal:
                 rows = [{"key": key, "value": value} for key, value in found.items()]
                 connection.execute(sa.insert(MANIFEST), rows)
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it outlives this process."""
+        return not isinstance(self._engine.pool, sa.StaticPool)
+
     # -------------------------------------------------------------------------- manifest
 
     def setting(self, key: str) -> str | None:
@@ -132,7 +141,7 @@ class Journal:
         if self.setting(key) == value:
             return
         with self._writing() as connection:
-            _put(connection, key, value)
+            put_setting(connection, key, value)
 
     # ---------------------------------------------------------------------------- events
 
@@ -185,13 +194,12 @@ class Journal:
         return None if found is None else f"{found.id} {found.time!r}"
 
     @contextmanager
-    def while_nobody_is_forgotten(self, after: int) -> Iterator[bool]:
-        """Whether nobody was forgotten after event number `after`; nobody is until the block ends.
-
-        No one else can append meanwhile.
-        """
+    def while_nobody_is_forgotten(self, after: int) -> Iterator[sa.Connection | None]:
+        """A transaction in which nobody is forgotten; None if anybody was after event number
+        `after`. No one else can append meanwhile."""
         with self._writing(durable=False) as connection:
-            yield connection.execute(_FORGOTTEN, {"after": after}).first() is None
+            gone = connection.execute(_FORGOTTEN, {"after": after}).first()
+            yield connection if gone is None else None
 
     def forgotten(self, after: int) -> frozenset[str]:
         """The users who were forgotten after event number `after`."""
@@ -212,10 +220,16 @@ class Journal:
             tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
             check(tombstone)
             _append(connection, [_to_row(tombstone)])
+            _drop_snapshot(connection)
             # Killed before the file is rewritten, the next opening finishes it.
-            _put(connection, "erasing", "1")
+            put_setting(connection, "erasing", "1")
         self._finish_erasing()
         return int(gone)
+
+    def drop_snapshot(self) -> None:
+        """Delete the snapshot in the database, and all parts of others."""
+        with self._writing() as connection:
+            _drop_snapshot(connection)
 
     def _finish_erasing(self) -> None:
         with self._lock, self._readers.alone():
@@ -227,6 +241,10 @@ class Journal:
         """Release the database; closing twice is no error."""
         self._closed = True
         self._engine.dispose()
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """A connection for one query at a time."""
+        return self._reading()
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -247,9 +265,16 @@ class Journal:
         return self._engine
 
 
-def _put(connection: sa.Connection, key: str, value: str) -> None:
+def put_setting(connection: sa.Connection, key: str, value: str) -> None:
+    """Write a value of the manifest within a transaction."""
     connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == key))
     connection.execute(sa.insert(MANIFEST), {"key": key, "value": value})
+
+
+def _drop_snapshot(connection: sa.Connection) -> None:
+    connection.execute(sa.delete(MANIFEST).where(MANIFEST.c.key == SNAPSHOT))
+    if sa.inspect(connection).has_table(SNAPSHOTS.name):
+        connection.execute(sa.delete(SNAPSHOTS))
 
 
 def _retract(connection: sa.Connection, user: str) -> None:

@@ -19,13 +19,16 @@ import numpy as np
 from tta.errors import InvalidSetting
 from tta.memory.cache import EVERY, Cache
 from tta.memory.chroma import Chroma, is_server
-from tta.memory.fold import State, UserState
+from tta.memory.fold import State, UserState, apply
 from tta.memory.follow import Follower
 from tta.memory.index import ChromaIndex, MemoryIndex, collection_name
 from tta.memory.journal import Journal
 from tta.memory.place import is_there, journal_url
 from tta.memory.policy import CAP
-from tta.memory.snapshot import Snapshot, Users, Written, copied, made
+from tta.memory.snapfile import FilePlace
+from tta.memory.snapshot import Gone, Snapshot, Written, made
+from tta.memory.snaptable import TablePlace
+from tta.memory.users import Users, may_owe
 from tta.memory.writing import Writing
 from tta.protocols import Embedder, Weigher
 
@@ -60,9 +63,10 @@ class Memory(Writing):
         self._embedder = embedder
         self._folder = None if where is None else where / "index"
         self._server = index
+        place = TablePlace(journal) if where is None else FilePlace(where, journal)
         self._cache = (
-            Cache(where, embedder=embedder, weigher=weigher, cap=cap, every=snapshot_every)
-            if where is not None
+            Cache(place, embedder=embedder, weigher=weigher, cap=cap, every=snapshot_every)
+            if journal.lasts
             else None
         )
         self._snapshot: Snapshot | None = None
@@ -86,8 +90,8 @@ class Memory(Writing):
         """Open or create a memory.
 
         `where`: None keeps all in RAM; a folder holds `journal.sqlite` and Chroma's `index/`; a
-        SQLAlchemy URL is a shared journal, whose vectors are in RAM, embedded anew at each opening,
-        unless `index` names a Chroma server (`http://host:port`).
+        SQLAlchemy URL is a shared journal, whose vectors are in RAM, and embedded at the opening
+        as far as no snapshot has them, unless `index` names a Chroma server (`http://host:port`).
         `embedder`: None opens the journal only, all but `nearest` and `rebuild` works, also while
         another process holds the embedded index.
         `weigher`: how feedback moves the weights of experts; without one none are kept.
@@ -95,8 +99,8 @@ class Memory(Writing):
         `policy.py` for which. It is kept with the memory; None for what was kept, or 100,000.
         `flush_every`: vectors that may wait in RAM for Chroma, or one in a hundred if that is more;
         a crash costs embedding them again.
-        `snapshot_every`: events after which closing a folder's memory writes down what they add up
-        to, so that the next opening need not read them again.
+        `snapshot_every`: events after which opening or closing writes down what they add up to, so
+        that the next opening need not read them again: in the folder, or in the journal's database.
 
         Raises IndexInUse, StoreReadOnly, StoreLocked, NewerFormat, CorruptStore, InvalidSetting.
         """
@@ -132,11 +136,12 @@ class Memory(Writing):
         else:
             # So that a `forget` that was given no index still finds the vectors.
             self._journal.set("index", self._server)
-        kept = self._index_place() is not None
+        self._snapshot = None if self._cache is None else self._cache.read(self._journal)
+        kept = self._index_place() is not None or self._snapshot is not None
         renew = kept and self._embedder is not None and self._changed(self._embedder)
         if renew and self._cache is not None:
-            self._cache.drop()
-        self._snapshot = None if self._cache is None else self._cache.read(self._journal)
+            self._cache.clear()
+            self._snapshot = None
         if self._snapshot is not None:
             self._seq = self._snapshot.seq
             self.state.users = Users(self._snapshot.users(), self._wake)
@@ -146,6 +151,9 @@ class Memory(Writing):
             # What came since is folded and indexed as if it came now.
             self._open_index(self._embedder, flush_every)
             self._pull()
+            if self._server is not None:
+                # A forgetting that was interrupted may have left vectors there.
+                self._follower.needed().keep(tuple(self.state.users))
         else:
             self._pull()
             self._open_index(self._embedder, flush_every)
@@ -186,18 +194,31 @@ class Memory(Writing):
 
     @property
     def _believed(self) -> Snapshot | None:
-        """The snapshot, if its vectors are what the embedded index holds."""
-        if self._cache is None or self._snapshot is None or self._server is not None:
+        """The snapshot, if its vectors are the embedder's."""
+        if self._cache is None or self._snapshot is None:
             return None
         return self._snapshot if self._cache.fits_embedder(self._snapshot) else None
 
     def _wake(self, user: str) -> UserState:
         """A user whom only the snapshot knew."""
         assert self._snapshot is not None
-        state, held = self._snapshot.load(user)
+        try:
+            state, held = self._snapshot.load(user)
+        except Gone:
+            self._follower.doubt(user)
+            return self._refolded(user, self._snapshot.seq)
         if self._believed is not None:
             self._follower.adopt(user, state, held)
         return state
+
+    def _refolded(self, user: str, until: int) -> UserState:
+        """What the events of a user up to that number add up to, less what is erased by now."""
+        alone = State(cap=self.state.cap)
+        for seq, event in self._journal.since(user=user):
+            if seq > until:
+                break
+            apply(alone, event, self._weigher)
+        return alone.users.get(user, UserState())
 
     def _open_index(self, embedder: Embedder, flush_every: int) -> None:
         where = self._index_place()
@@ -220,17 +241,20 @@ class Memory(Writing):
     def _keep(self) -> None:
         """Write a snapshot if it is due. What it says of the index must be in the index."""
         index = self._follower.index
-        due = self._cache is not None and self._cache.is_due(self._seq)
-        if due and self._cache is not None and isinstance(index, ChromaIndex):
+        if self._cache is None or index is None or self._embedder is None:
+            return
+        if self._cache.is_due(self._seq):
+            if self._index_place() is None:
+                self._changed(self._embedder)  # no vectors were kept: now it must be known by them
             self._pull()
             index.flush()
             self._cache.write(self._journal, self._written(index), seq=self._seq)
 
-    def _written(self, index: ChromaIndex) -> Iterator[Written]:
+    def _written(self, index: MemoryIndex | ChromaIndex) -> Iterator[Written]:
         users = self.state.users
         for user in list(users):
             if isinstance(users, Users) and users.asleep(user) and self._believed is not None:
-                yield copied(user, self._believed)
+                yield self._believed.copied(user)
             else:
                 yield made(user, users[user], index.held(user))
 
@@ -255,7 +279,7 @@ class Memory(Writing):
             with self._chroma_for_forgetting() as chroma:
                 try:
                     if self._cache is not None:
-                        self._cache.drop()
+                        self._cache.forget()
                     gone = self._journal.erase(user)
                 finally:
                     self._pull()
@@ -268,8 +292,8 @@ class Memory(Writing):
         """Scopes to which something was promoted because this user agreed."""
         return [
             scope
-            for scope, state in self.state.users.items()
-            if any(user in users for users in state.promoted.values())
+            for scope in may_owe(self.state.users, user)
+            if any(user in users for users in self.state.users[scope].promoted.values())
         ]
 
     @contextmanager

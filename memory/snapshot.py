@@ -1,12 +1,12 @@
-"""The fold and the vectors written down beside the journal, so that opening need not make them.
+"""The fold and the vectors written down, so that opening need not make them.
 
-Knows one file. It is a cache and never the truth: whatever does not fit (another journal, other
-code, another embedder, a torn or damaged file) is as good as absent. Knows nothing of when it is
-written, of databases, or of what a state means.
+Knows what is in a snapshot and how a state becomes bytes. It is a cache and never the truth:
+whatever does not fit (another journal, other code, another embedder, damage) is as good as absent.
+Knows nothing of where it lies (`snapfile.py`, `snaptable.py`), of when it is written, or of what a
+state means.
 
-The file: the magic, each user's block and vectors (float32 rows), the contents (JSON), and the
-place, length and CRC-32 of the contents. A block is read when its user is first asked for; blocks
-are pickles in which nothing but the values of tta and five plain containers may be named.
+Each user has a block and vectors (float32 rows), read when the user is first asked for; blocks are
+pickles in which nothing but the values of tta and five plain containers may be named.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
-import json
-import mmap
-import os
 import pickle
-import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +32,6 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.floating[Any]]
 
-_MAGIC = b"tta snapshot 1\n\0"
-_TAIL = struct.Struct("<QQI")
 _OWN = (
     "tta.types",
     "tta.standing",
@@ -49,6 +44,20 @@ _OWN = (
 )
 
 
+class Gone(LookupError):
+    """A user's part of a snapshot is not there any more, or not what was written."""
+
+
+class Head(NamedTuple):
+    """What a snapshot is of: `key`, what must be equal for it to be of use; `seq`, the last event
+    in it, and `last`, that event's mark; `dim` of the vectors."""
+
+    key: Mapping[str, str]
+    seq: int
+    last: str
+    dim: int
+
+
 class Held(NamedTuple):
     """Whose vectors: row i of `rows`, shape (len(ids), dim), belongs to `ids[i]`."""
 
@@ -56,86 +65,80 @@ class Held(NamedTuple):
     rows: FloatArray
 
 
-class Snapshot:
-    """A snapshot on disk, read as far as it is asked for. Its file may be deleted meanwhile.
+class Written(NamedTuple):
+    """What there is to write of one user: a block and vectors, made or copied.
 
-    `own`: the same file once more, for vectors that may be changed in RAM, page by page.
+    `promoters`: the users who agreed on what was promoted to this one. `entry`: what the contents
+    say of the user, where block and vectors lie already.
     """
 
-    def __init__(self, data: mmap.mmap, own: mmap.mmap, contents: Mapping[str, Any]) -> None:
-        self._data, self._own = data, own
-        self._users: Mapping[str, Mapping[str, int]] = contents["users"]
+    user: str
+    block: bytes | memoryview
+    rows: memoryview
+    vectors: int
+    promoters: Sequence[str] = ()
+    entry: Mapping[str, Any] | None = None
+
+    @property
+    def crc(self) -> int:
+        """The CRC-32 of both."""
+        return zlib.crc32(self.rows, zlib.crc32(self.block))
+
+
+class Snapshot(ABC):
+    """A snapshot, read as far as it is asked for. `contents`: what `contents_of` gave."""
+
+    def __init__(self, contents: Mapping[str, Any]) -> None:
+        self._users: Mapping[str, Mapping[str, Any]] = contents["users"]
         self.key: Mapping[str, str] = contents["key"]
         self.seq = int(contents["seq"])
         self.last = str(contents["last"])
         self._dim = int(contents["dim"])
 
-    @classmethod
-    def open(cls, path: Path) -> Snapshot | None:
-        """None if there is none, or any byte of it is not what was written."""
-        try:
-            with path.open("rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                own = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            start, length, crc = _TAIL.unpack(data[-_TAIL.size :])
-            text = data[start : start + length]
-            if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(text) != crc:
-                return None
-            found = cls(data, own, json.loads(text))
-            whole = all(map(found._is_whole, found._users))
-            found._give_back()
-            return found if whole else None
-        except (OSError, ValueError, struct.error, KeyError, TypeError):
-            return None
-
-    def _is_whole(self, user: str) -> bool:
-        crc = zlib.crc32(self.raw_vectors(user), zlib.crc32(self.raw_block(user)))
-        return crc == self._users[user]["crc"]
-
-    def users(self) -> Sequence[str]:
-        """Everyone it knows."""
-        return tuple(self._users)
+    def users(self) -> Mapping[str, Collection[str] | None]:
+        """Everyone it knows, with the users who agreed on what was promoted to them, if it says."""
+        return {user: entry.get("promoters") for user, entry in self._users.items()}
 
     def count(self, user: str) -> int:
         """How many vectors it holds of a user."""
-        return self._users[user]["rows"]
+        return int(self._users[user]["rows"])
 
+    @abstractmethod
     def load(self, user: str) -> tuple[UserState, Held]:
-        """State and vectors. The latter may be changed, once for all: it changes no file, and is
-        not seen by `raw_vectors`."""
-        state, ids = self._unpickled(user)
-        place = self._users[user]
-        rows = np.frombuffer(self._own, np.float32, len(ids) * self._dim, place["rows_start"])
-        self._give_back()
-        return state, Held(ids, rows.reshape(len(ids), self._dim))
+        """State and vectors. The latter may be changed, once for all: it changes no snapshot.
+
+        Raises Gone.
+        """
 
     def held(self, user: str) -> Held:
         """The vectors as they were written."""
-        _, ids = self._unpickled(user)
-        rows = np.frombuffer(self.raw_vectors(user), dtype=np.float32)
-        return Held(ids, rows.reshape(len(ids), self._dim))
+        return self.load(user)[1]
 
-    def _unpickled(self, user: str) -> tuple[UserState, Sequence[str]]:
-        with _uncollected():
-            found: tuple[UserState, Sequence[str]]
-            found = _Unpickler(io.BytesIO(self.raw_block(user))).load()
-        return found
+    @abstractmethod
+    def copied(self, user: str) -> Written:
+        """A user whom nobody has asked for since, for the next snapshot at the same place."""
 
-    def _give_back(self) -> None:
-        """What was read is the disk's again, and no longer of this process's RAM."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._data.madvise(mmap.MADV_DONTNEED)
 
-    def raw_block(self, user: str) -> memoryview:
-        """The block as it lies there."""
-        place = self._users[user]
-        return memoryview(self._data)[place["start"] : place["start"] + place["length"]]
+def contents_of(head: Head, users: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What tells of a snapshot and of where its users lie; of each at least `rows` and `crc`."""
+    return {**head._asdict(), "users": users}
 
-    def raw_vectors(self, user: str) -> memoryview:
-        """The vectors as they lie there."""
-        place = self._users[user]
-        length = 4 * place["rows"] * self._dim
-        return memoryview(self._data)[place["rows_start"] : place["rows_start"] + length]
+
+def made(user: str, state: UserState, held: Held) -> Written:
+    """A user's state and vectors as they are written."""
+    with _uncollected():
+        block = pickle.dumps((state, list(held.ids)), protocol=5)
+    rows = np.ascontiguousarray(held.rows, dtype=np.float32).reshape(-1).view(np.uint8).data
+    promoters = sorted({name for agreed in state.promoted.values() for name in agreed})
+    return Written(user, block, rows, len(held.ids), promoters)
+
+
+def unpickled(block: bytes | bytearray | memoryview) -> tuple[UserState, Sequence[str]]:
+    """A user's state, and the ids of the vectors."""
+    with _uncollected():
+        found: tuple[UserState, Sequence[str]]
+        found = _Unpickler(io.BytesIO(block)).load()
+    return found
 
 
 class _Unpickler(pickle.Unpickler):
@@ -150,68 +153,6 @@ class _Unpickler(pickle.Unpickler):
         if isinstance(found, type) and found.__module__ == module:
             return found
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a snapshot")
-
-
-class Written(NamedTuple):
-    """What there is to write of one user: a block and vectors, made or copied."""
-
-    user: str
-    block: bytes | memoryview
-    rows: memoryview
-    vectors: int
-
-
-def made(user: str, state: UserState, held: Held) -> Written:
-    """A user's state and vectors as they are written."""
-    with _uncollected():
-        block = pickle.dumps((state, list(held.ids)), protocol=5)
-    rows = np.ascontiguousarray(held.rows, dtype=np.float32)
-    return Written(user, block, rows.reshape(-1).view(np.uint8).data, len(held.ids))
-
-
-def copied(user: str, old: Snapshot) -> Written:
-    """A user whom nobody has asked for since the last snapshot."""
-    return Written(user, old.raw_block(user), old.raw_vectors(user), old.count(user))
-
-
-def write(
-    path: Path,
-    users: Iterable[Written],
-    *,
-    key: Mapping[str, str],
-    seq: int,
-    last: str,
-    dim: int,
-) -> Path:
-    """Write to a file beside `path`, durably; renaming it is the caller's. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with new.open("wb") as file:
-        file.write(_MAGIC)
-        places = {one.user: _put(file, one) for one in users}
-        contents = {"key": key, "seq": seq, "last": last, "dim": dim, "users": places}
-        text = json.dumps(contents).encode()
-        start = file.tell()
-        file.write(text)
-        file.write(_TAIL.pack(start, len(text), zlib.crc32(text)))
-        file.flush()
-        os.fsync(file.fileno())
-    return new
-
-
-def _put(file: BinaryIO, one: Written) -> dict[str, int]:
-    start = file.tell()
-    file.write(one.block)
-    file.write(b"\0" * (-file.tell() % 64))  # rows of whole cache lines, as numpy likes them
-    rows_start = file.tell()
-    file.write(one.rows)
-    return {
-        "start": start,
-        "length": len(one.block),
-        "rows_start": rows_start,
-        "rows": one.vectors,
-        "crc": zlib.crc32(one.rows, zlib.crc32(one.block)),
-    }
 
 
 def code(*parts: object) -> str:
@@ -234,36 +175,3 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-class Users(MutableMapping[str, UserState]):
-    """Users by name, of whom some are asleep in a snapshot until they are asked for."""
-
-    def __init__(self, asleep: Iterable[str], wake: Callable[[str], UserState]) -> None:
-        self._held: dict[str, UserState | None] = dict.fromkeys(asleep)
-        self._wake = wake
-
-    def __getitem__(self, name: str) -> UserState:
-        state = self._held[name]
-        if state is None:
-            state = self._held[name] = self._wake(name)
-        return state
-
-    def __setitem__(self, name: str, state: UserState) -> None:
-        self._held[name] = state
-
-    def __delitem__(self, name: str) -> None:
-        del self._held[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._held
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def asleep(self, name: str) -> bool:
-        """Whether nobody has asked for this user yet."""
-        return self._held[name] is None

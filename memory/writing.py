@@ -35,8 +35,8 @@ class Writing(Reading):
     def __init__(self) -> None:
         # Whoever takes several takes them in this order: to write; to read the journal's tail; to
         # look at the state and its index, or to change them. The last is never held while the
-        # journal is read or written, nor while what was just learned is embedded, unless
-        # everybody is to wait (see `_alone`).
+        # journal is read or written, but to fetch whom only a snapshot there knows, nor while what
+        # was just learned is embedded, unless everybody is to wait (see `_alone`).
         self._writes = threading.RLock()
         self._tail = threading.RLock()
         self._lock = threading.RLock()
@@ -201,7 +201,7 @@ class Writing(Reading):
         if event.id in self._awaited:
             self._told[event.id] = change
         if change.forgotten and self._cache is not None:
-            self._cache.drop()
+            self._cache.forget()
 
 
 def _learned(feedback: str, change: Change) -> Learned:

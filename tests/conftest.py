@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from postgres_server import postgres
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -225,6 +226,13 @@ def stories() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     assert isinstance(model, PreTrainedModel)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return model, tokenizer
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The URL of a PostgreSQL server, without the name of a database."""
+    with postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

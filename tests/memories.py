@@ -141,6 +141,7 @@ def assert_consistent(memory: Memory) -> None:
         return
     assert isinstance(index, ChromaIndex | MemoryIndex)
     for user in memory.users():
+        index = memory._follower._index_of(user)  # as a search gets it
         live = {r.id for r in memory.records(user=user) if r.kind is not RecordKind.RULE}
         assert set(index.known(user)) == live | memory.state.users[user].past.keys()
 

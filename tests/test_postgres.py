@@ -3,21 +3,16 @@
 Skipped where there is no server program or no driver: `.ci/run` installs both.
 """
 
-import os
-import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
 from memories import answered, assert_consistent, correction, note, rating, rule
+from postgres_server import database, free_port
 from shared_child import EMBED, nearest, teach
-from test_two_processes import Colleague, chroma_server, free_port
+from test_two_processes import Colleague, chroma_server
 
 from benchmarks import memory as benchmark
 from benchmarks.places import disk, fresh
@@ -27,65 +22,11 @@ from tta.memory.chroma import Chroma
 from tta.memory.journal import Journal
 from tta.types import Event
 
-pytest.importorskip("psycopg")
-
-
-def program(name: str) -> str | None:
-    """Debian keeps the server's programs off the path."""
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return shutil.which(name, path=os.pathsep.join([*map(str, places), os.environ["PATH"]]))
-
-
-def as_nobody_special() -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server of our own, without the name of a database."""
-    initdb, postgres = program("initdb"), program("postgres")
-    if initdb is None or postgres is None:
-        pytest.skip("no PostgreSQL server is installed")
-    folder, port = Path(f"/tmp/tta-postgres-{uuid4().hex[:8]}"), free_port()
-    folder.mkdir()
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-    run = [*as_nobody_special(), initdb, "-D", str(folder / "data"), "-U", "tta", "-A", "trust"]
-    subprocess.run([*run, "-E", "UTF8"], check=True, stdout=subprocess.DEVNULL, cwd="/")
-    serve = [*as_nobody_special(), postgres, "-D", str(folder / "data"), "-p", str(port)]
-    serve += ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(serve, stderr=log, stdout=log, cwd="/")
-    url = f"postgresql+psycopg://tta@127.0.0.1:{port}/"
-    try:
-        wait_for(url)
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(folder)
-
-
-def wait_for(url: str) -> None:
-    engine = sa.create_engine(url + "postgres", poolclass=sa.NullPool)
-    for _ in range(300):
-        try:
-            with engine.connect():
-                return
-        except sa.exc.OperationalError:
-            threading.Event().wait(0.1)
-    raise AssertionError("PostgreSQL did not start within half a minute")
-
 
 @pytest.fixture
 def url(cluster: str) -> str:
     """A database of the test's own."""
-    name = f"test_{uuid4().hex[:8]}"
-    engine = sa.create_engine(cluster + "postgres", poolclass=sa.NullPool)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    return cluster + name
+    return database(cluster)
 
 
 def events(journal: Journal) -> list[Event]:

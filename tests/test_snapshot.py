@@ -14,7 +14,8 @@ from memories import WEIGHER, answered, assert_consistent, correction, files_hol
 from numpy.typing import NDArray
 
 from tta.memory import Memory
-from tta.memory.snapshot import Snapshot, _Unpickler
+from tta.memory.snapfile import FileSnapshot
+from tta.memory.snapshot import _Unpickler
 from tta.testing import HashEmbedder
 from tta.types import Event, RecordKind
 
@@ -164,7 +165,7 @@ def test_a_damaged_snapshot_is_as_good_as_none(kept: Path, place: str) -> None:
     }[place]
     data[at] ^= 1
     path.write_bytes(data)
-    assert Snapshot.open(path) is None
+    assert FileSnapshot.open(path) is None
     with open_memory(kept) as memory:
         assert near(memory, "question number 7") == ["answer 7"]
         assert_consistent(memory)
@@ -256,9 +257,9 @@ def test_forgetting_beside_an_open_memory_is_not_brought_back_by_its_closing(kep
 
 def test_vectors_that_were_taken_out_may_be_changed_and_it_still_holds_them(kept: Path) -> None:
     before = (kept / "snapshot.bin").read_bytes()
-    snapshot = Snapshot.open(kept / "snapshot.bin")
+    snapshot = FileSnapshot.open(kept / "snapshot.bin")
     assert snapshot is not None
-    user = snapshot.users()[0]
+    user = next(iter(snapshot.users()))
     _, held = snapshot.load(user)
     old = held.rows.copy()
     held.rows[:] = 0.0

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from memories import assert_consistent
+from postgres_server import free_port
 from shared_child import EMBED, nearest, teach
 
 import tta
@@ -58,13 +59,6 @@ class Colleague:
 
     def __exit__(self, *_: object) -> None:
         self.process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
