@@ -7,30 +7,29 @@ of what a state means beyond who agreed on what was promoted.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from tta.memory.fold import UserState
+State = TypeVar("State")
 
 
-class Users(MutableMapping[str, "UserState"]):
+class Users(MutableMapping[str, State], Generic[State]):
     """`asleep`: those a snapshot knows, with the users who agreed on what was promoted to them, or
     None where that is not known. `wake`: reads one of them."""
 
     def __init__(
-        self, asleep: Mapping[str, Collection[str] | None], wake: Callable[[str], UserState]
+        self, asleep: Mapping[str, Collection[str] | None], wake: Callable[[str], State]
     ) -> None:
-        self._held: dict[str, UserState | None] = dict.fromkeys(asleep)
+        self._held: dict[str, State | None] = dict.fromkeys(asleep)
         self._promoters = dict(asleep)
         self._wake = wake
 
-    def __getitem__(self, name: str) -> UserState:
+    def __getitem__(self, name: str) -> State:
         state = self._held[name]
         if state is None:
             state = self._held[name] = self._wake(name)
         return state
 
-    def __setitem__(self, name: str, state: UserState) -> None:
+    def __setitem__(self, name: str, state: State) -> None:
         self._held[name] = state
 
     def __delitem__(self, name: str) -> None:
@@ -55,7 +54,7 @@ class Users(MutableMapping[str, "UserState"]):
         return promoters is None or name in promoters
 
 
-def may_owe(users: Mapping[str, UserState], name: str) -> list[str]:
+def may_owe(users: Mapping[str, State], name: str) -> list[str]:
     """All but those asleep to whom nothing was promoted because `name` agreed."""
     if isinstance(users, Users):
         return [user for user in users if users.owes(user, name)]
