@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from tta.protocols import Accepted, Profile
 from tta.tasks.forms import Corrected, form_of
+from tta.tasks.rewrite import Example, rewrite
 from tta.types import Choices, Record, RecordKind
 
 T = TypeVar("T")
@@ -34,11 +35,11 @@ MOST = 200
 def profile(
     task: str,
     accepted: Mapping[str, int],
-    newest: Sequence[str],
+    newest: Sequence[Example],
     corrected: Sequence[Corrected] = (),
 ) -> Profile:
-    """What the accepted answers of a task say: `accepted` counts all, `newest` are the last, as are
-    those `corrected`."""
+    """What the accepted answers of a task say: `accepted` counts all, `newest` are the last with
+    their requests, as are those `corrected`."""
     cases = sum(accepted.values())
     once = sum(times == 1 for times in accepted.values())
     # Good (1953), after Turing: what is new is as likely as what was seen once; and one more, so
@@ -48,8 +49,10 @@ def profile(
     proposed: object = None
     if cases >= CLOSED_FROM and elsewhere <= ELSEWHERE and 1 < len(accepted) <= MOST:
         form, proposed = "answers", Choices(answers=tuple(sorted(accepted)))
+    elif rule := rewrite(newest[-CONSISTENT:]):
+        form, proposed = str(rule), rule
     elif len(newest) >= CONSISTENT:
-        form, proposed = form_of(newest[-CONSISTENT:], corrected)
+        form, proposed = form_of([answer for _, answer in newest[-CONSISTENT:]], corrected)
     return Profile(
         task=task,
         cases=cases,
@@ -90,7 +93,7 @@ class _Tally:
     ledger: Sequence[tuple[int, Record]]
     read: int = 0
     accepted: Counter[str] = field(default_factory=Counter)
-    newest: dict[str, str] = field(default_factory=dict)
+    newest: dict[str, Example] = field(default_factory=dict)
     corrected: dict[str, Corrected] = field(default_factory=dict)
     """By the feedback that said it."""
 
@@ -99,7 +102,7 @@ class _Tally:
             if record.kind is RecordKind.CASE:
                 self._count(sign, record)
             elif sign > 0 and f"{record.source}+" in self.newest:
-                self.corrected[record.source] = (record.answer, self.newest[f"{record.source}+"])
+                self.corrected[record.source] = (record.answer, self.newest[f"{record.source}+"][1])
                 _keep(self.corrected, CORRECTIONS)
         self.read = len(self.ledger)
 
@@ -111,7 +114,7 @@ class _Tally:
             self.newest.pop(record.id, None)
             self.corrected.pop(record.source, None)
             return
-        self.newest[record.id] = record.answer
+        self.newest[record.id] = (record.request, record.answer)
         _keep(self.newest, 2 * CONSISTENT)
 
 

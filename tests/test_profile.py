@@ -12,9 +12,13 @@ from tta.testing import HashEmbedder
 from tta.types import Choices, Regex, Text
 
 
+def asked(*answers: str) -> list[tuple[str, str]]:
+    return [(f"what now {n}", answer) for n, answer in enumerate(answers)]
+
+
 def newest(*answers: str) -> tuple[str, object]:
     accepted = {answer: answers.count(answer) for answer in answers}
-    found = profile("t", accepted, answers)
+    found = profile("t", accepted, asked(*answers))
     return found.form, found.proposed
 
 
@@ -66,18 +70,18 @@ def test_one_answer_given_again_and_again_is_no_form() -> None:
 
 def test_answers_that_recur_are_a_closed_set_until_a_new_one_comes() -> None:
     seen = {"red": 7, "green": 7}
-    closed = profile("t", seen, ("red", "green", "red", "green"))
+    closed = profile("t", seen, asked("red", "green", "red", "green"))
     assert closed.proposed == Choices(answers=("green", "red"))
     assert 0 < closed.elsewhere < 0.1
-    opened = profile("t", {**seen, "blue": 1}, ("red", "green", "red", "blue"))
+    opened = profile("t", {**seen, "blue": 1}, asked("red", "green", "red", "blue"))
     assert opened.elsewhere > closed.elsewhere
     assert opened.proposed is None
-    assert profile("t", {**seen, "blue": 2}, ("red", "blue", "red", "blue")).form == "answers"
+    assert profile("t", {**seen, "blue": 2}, asked("red", "blue", "red", "blue")).form == "answers"
 
 
 def test_few_answers_are_no_closed_set() -> None:
     few = CLOSED_FROM - 1
-    assert profile("t", {"yes": few - 5, "no": 5}, ("yes", "no", "yes", "no")).proposed is None
+    assert profile("t", {"yes": few - 5, "no": 5}, asked("yes", "no", "yes", "no")).proposed is None
 
 
 # ------------------------------------------------------------------- what the user changes

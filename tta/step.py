@@ -216,7 +216,7 @@ def held(parts: Parts, request: Request, task: Task) -> Output | None:
     judged = request.verify is not None or request.verify_step is not None
     if request.output is not None or judged:
         return None
-    return Output.of(parts.book(request.user).held(task.name))
+    return Output.of(parts.book(request.user).held(task.name, request.prompt))
 
 
 def asked(parts: Parts, request: Request, wanted: Output | None) -> Asked:

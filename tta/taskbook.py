@@ -14,6 +14,7 @@ from tta.decoding import AHEAD, budget, prior, thinking, totals
 from tta.errors import InvalidSetting
 from tta.protocols import Move, Profile, Profiled, Seen
 from tta.request import check_name
+from tta.tasks import Joined, Placed
 from tta.types import Event, EventKind, Json, Learned, Settings, Standing
 
 
@@ -82,11 +83,12 @@ class TaskBook(Mapping[str, Profile]):
             settings=settings,
         )
 
-    def held(self, task: str) -> object | None:
-        """What open answers of a task are held to: an `output`, or None."""
+    def held(self, task: str, request: str) -> object | None:
+        """What the open answer to a request of a task is held to: an `output`, or None."""
         if self._memory.settings(user=self._user, task=task).free:
             return None
-        return self._profiles.of(self._user, task).proposed
+        proposed = self._profiles.of(self._user, task).proposed
+        return proposed.output(request) if isinstance(proposed, Joined | Placed) else proposed
 
     def patterns(self, task: str) -> tuple[str, ...]:
         """The instructions that were taken for this task, oldest first."""
