@@ -106,6 +106,8 @@ def rewrite(examples: Sequence[Example]) -> Rewrite | None:
     """The rule that gives all of these answers; None if there is none, or they are too few."""
     if any(len({one[side] for one in examples}) < EXAMPLES for side in (0, 1)):
         return None
+    if any(answer in request for request, answer in examples):
+        return None  # left as it was: where there was nothing to mend, there may be next time
     left_out = _left_out(examples)
     if left_out is None:
         return None
@@ -113,7 +115,8 @@ def rewrite(examples: Sequence[Example]) -> Rewrite | None:
     told = [_written(answer, _words(request).__contains__) for request, answer in examples]
     if any(len(one.words) < 2 for one in told):
         return None
-    for rule in (*_placed(asked, told, left_out), *_joined(asked, told, left_out)):
+    rules: list[Rewrite] = [*_placed(asked, told, left_out), *_joined(asked, told, left_out)]
+    for rule in rules:
         if all(rule.of(request) == answer for request, answer in examples):
             return rule
     return None
@@ -168,11 +171,11 @@ def _joined(
     asked: Sequence[_Written], told: Sequence[_Written], left_out: frozenset[str]
 ) -> list[Joined]:
     edges = {one.edges() for one in told}
-    before, between, after = edges.pop()
-    if edges or len(between) != 1:
+    before, marks, after = edges.pop()
+    if edges or len(marks) != 1:
         return []
     known = frozenset(one.edges() for one in asked)
-    around = (before, *between, after)
+    around = (before, next(iter(marks)), after)
     return [Joined(left_out=left_out, asked=known, around=around, style=s) for s in _STYLES]
 
 

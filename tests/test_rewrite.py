@@ -75,6 +75,8 @@ def test_two_answers_show_how_the_words_of_a_request_are_written(
         # One word is hardly ever a rule.
         [("Is it red or blue?", "red"), ("Is it hot or cold?", "hot")],
         [("Say: abc", "abc"), ("Say: xyz", "xyz")],
+        # What is left as it was tells of no change.
+        [("Mend: the cat sat.", "the cat sat."), ("Mend: a dog ran.", "a dog ran.")],
         # One of them is written otherwise.
         [("Leo Singh", "leo_singh"), ("Sam Stone", "sam_stone"), ("Ada Weber", "Ada Weber")],
         [("Leo Singh", "Singh, Leo"), ("Sam Stone", "Sam, Stone")],
