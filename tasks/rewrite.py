@@ -68,7 +68,8 @@ class Placed:
         return _exactly(self.of(request))
 
     def __str__(self) -> str:
-        return f"its words, {'_'.join(self.around)}"
+        words = [_slot(place + 1, style) for place, style in self.places]
+        return "words as " + "".join(map("".join, zip(self.around, [*words, ""], strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,9 @@ class Joined:
         return _exactly(self.of(request))
 
     def __str__(self) -> str:
-        return "its words, {}_{}_{}".format(*self.around)
+        before, mark, after = self.around
+        words = [_slot(1, self.style), _slot(2, self.style), "…"]
+        return f"words as {before}{mark.join(words)}{after}"
 
 
 Rewrite = Placed | Joined
@@ -177,6 +180,10 @@ def _joined(
     known = frozenset(one.edges() for one in asked)
     around = (before, next(iter(marks)), after)
     return [Joined(left_out=left_out, asked=known, around=around, style=s) for s in _STYLES]
+
+
+def _slot(number: int, style: str) -> str:
+    return f"{{{number}}}" if style == "as it is" else f"{{{number} {style}}}"
 
 
 def _exactly(answer: str | None) -> Regex | None:

@@ -106,8 +106,10 @@ def test_a_rule_does_not_speak_of_requests_that_have_no_such_words() -> None:
     for request in ("1965-01", "", "1965/01/19", "on 1965-01-19", "1965-01-19-12"):
         assert rule.of(request) is None
         assert rule.output(request) is None
+    assert str(rule) == "words as {3}/{2}/{1}"
     rule = rewrite([("buhi; ada; x", "[buhi, ada, x]"), ("one; two", "[one, two]")])
     assert rule is not None
+    assert str(rule) == "words as [{1}, {2}, …]"
     for request in ("What is a list?", "a, b", "see: a; b", "a; b."):
         assert rule.of(request) is None
 
@@ -123,7 +125,7 @@ def test_the_step_writes_by_the_rule_until_the_user_says_otherwise() -> None:
         ("Convert Klein Ada", "KLEIN Ada"),
     ):
         ask(request).correct(right)
-    assert chat.tasks["names"].form == "its words, _ _"
+    assert chat.tasks["names"].form == "words as {1 upper} {2}"
     assert ask("Convert Costa David").text == "COSTA David"
     learned = ask("Convert Stone Nina").correct("Nina Stone")
     assert chat.tasks["names"].proposed is None

@@ -238,8 +238,9 @@ class Profile:
 
     `answers` counts them, the most frequent first; `elsewhere` is the probability (0 to 1) that the
     next right one is none of these. `form` says what the newest ones have in common ("answers": all
-    are of a closed set), and `proposed` is the `output` that an open request of the task is
-    answered with for that reason, unless `free`: then the user wants none.
+    are of a closed set; "words as ...": they are made of their requests' words), and `proposed` is
+    the `output` that an open request of the task is answered with for that reason, or the rule that
+    makes it of the request; unless `free`: then the user wants none.
 
     `prior`: (a, b) of the Beta distribution of how often the first sample is right, and `samples`
     how many of a typed answer are drawn at most where a call does not say. `steps`: whether the
