@@ -117,7 +117,7 @@ def test_a_model_that_counts_for_little_is_not_asked_but_at_perfect_squares(
     tiny: tta.Adapted,
 ) -> None:
     skipping = 0
-    for n, (text, team) in enumerate(requests(60)):
+    for n, (text, team) in enumerate(requests(80)):
         known = tiny.memory.standing(user="default", task="team")
         reply = ask(tiny, text)
         share = sum(reply.why.weights.get(e, 0.0) for p in ("frozen", "recalled") for e in names(p))
