@@ -87,7 +87,9 @@ class Joined:
         """The answer; None where the rule does not speak of such a request."""
         found = _written(request, lambda word: word not in self.left_out)
         begins, between, ends = found.edges()
-        if not any(begins == b and between <= m and ends == e for b, m, e in self.asked):
+        if not found.words or not any(
+            begins == b and between <= m and ends == e for b, m, e in self.asked
+        ):
             return None
         before, mark, after = self.around
         return before + mark.join(map(_STYLES[self.style], found.words)) + after
@@ -157,14 +159,13 @@ def _placed(
         return []
     places = []
     for at in range(size):
-        fits = (
+        places += [
             (place, style)
             for place in range(size)
             for style, write in _STYLES.items()
             if all(write(a.words[place]) == t.words[at] for a, t in zip(asked, told, strict=True))
-        )
-        places.append(next(fits, (0, "")))
-    if {place for place, _ in places} != set(range(size)):
+        ][:1]
+    if len(places) < size or {place for place, _ in places} != set(range(size)):
         return []
     known = frozenset(one.around for one in asked)
     return [Placed(left_out=left_out, asked=known, around=shapes.pop(), places=tuple(places))]

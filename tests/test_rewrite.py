@@ -80,6 +80,9 @@ def test_two_answers_show_how_the_words_of_a_request_are_written(
         # One of them is written otherwise.
         [("Leo Singh", "leo_singh"), ("Sam Stone", "sam_stone"), ("Ada Weber", "Ada Weber")],
         [("Leo Singh", "Singh, Leo"), ("Sam Stone", "Sam, Stone")],
+        # Capitals stand where no style puts them: in the first word, in the second.
+        [("leo singh", "lEO-singh"), ("sam stone", "sAM-stone")],
+        [("leo singh", "leo-sINGH"), ("sam stone", "sam-sTONE")],
         [("who wrote Emma", "Jane Austen"), ("who wrote Dune", "Frank Herbert")],
     ],
 )
@@ -110,7 +113,7 @@ def test_a_rule_does_not_speak_of_requests_that_have_no_such_words() -> None:
     rule = rewrite([("buhi; ada; x", "[buhi, ada, x]"), ("one; two", "[one, two]")])
     assert rule is not None
     assert str(rule) == "words as [{1}, {2}, …]"
-    for request in ("What is a list?", "a, b", "see: a; b", "a; b."):
+    for request in ("", "?", "What is a list?", "a, b", "see: a; b", "a; b."):
         assert rule.of(request) is None
 
 
