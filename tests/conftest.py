@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from postgres_server import postgres
+from postgres_server import database, postgres
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -259,3 +259,11 @@ def tiny() -> Iterator[tta.Adapted]:
     model, tokenizer = build("llama"), train_tokenizer(chat=True)
     with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
         yield chat
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of the test's own, for a journal."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return database(request.getfixturevalue("cluster"))

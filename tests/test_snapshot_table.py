@@ -13,15 +13,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from memories import EMBED, WEIGHER, assert_consistent, files_holding, near, rule, teach
-from postgres_server import database
 from test_reopening import Retrained
 from test_snapshot import Counting
-from test_two_processes import chroma_server
 
 from tta import errors
 from tta.memory import Memory, snaptable
-from tta.memory.chroma import Chroma
-from tta.memory.index import collection_name
 from tta.memory.journal import FORMAT, NEWEST, SNAPSHOT, Journal
 from tta.memory.snapshot import Written
 from tta.memory.snaptable import TablePlace, TableSnapshot
@@ -29,20 +25,6 @@ from tta.memory.users import Users
 from tta.testing import HashEmbedder
 
 AMONG = ("ada", "bob")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of the test's own."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shared.db'}"
-    return database(request.getfixturevalue("cluster"))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with chroma_server(tmp_path_factory.mktemp("chroma") / "data") as found:
-        yield found
 
 
 def open_memory(url: str, embedder: HashEmbedder = EMBED, **how: Any) -> Memory:
@@ -441,65 +423,6 @@ def test_a_journal_that_can_only_be_read_is_read_with_it(tmp_path: Path) -> None
         assert near(memory, "question number 7") == ["answer 7"]
         with pytest.raises(errors.StoreReadOnly):
             teach(memory, 60)
-
-
-def test_a_chroma_server_is_not_read_where_a_snapshot_has_the_vectors(
-    url: str, server: str
-) -> None:
-    fill(url, index=server)
-    with closing(Journal.open(url)) as journal:
-        prefix = collection_name(journal.setting("memory") or "")
-    with closing(Chroma(server)) as chroma:
-        assert len(chroma.collections(prefix)) == 2
-        chroma.wipe(prefix)
-    embedder = Counting()
-    with open_memory(url, embedder, index=server) as memory:
-        assert written(memory)
-        assert near(memory, "question number 7") == ["answer 7"]
-        assert_consistent(memory)
-    assert embedder.count == 0
-
-
-def test_a_chroma_server_is_read_where_the_snapshot_lacks_a_user(url: str, server: str) -> None:
-    fill(url, index=server)
-    harmed(url, "no user")
-    embedder = Counting()
-    with open_memory(url, embedder, index=server) as memory:
-        assert written(memory)
-        assert near(memory, "question number 7") == ["answer 7"]
-        assert_consistent(memory)
-    assert embedder.count == 0
-
-
-def test_what_others_wrote_to_a_server_since_stays_there(url: str, server: str) -> None:
-    fill(url, index=server)
-    with closing(Chroma(server)) as chroma, open_memory(url, index=server) as memory:
-        name = collection_name(memory._journal.setting("memory") or "", "ada")
-        assert near(memory, "question number 7") == ["answer 7"]
-        row = EMBED.embed(["of another process"])[0]
-        chroma.write(name, {"embedder": EMBED.id, "dim": EMBED.dim}, {"theirs+": row})
-        teach(memory, 50)
-        assert memory._follower.index is not None
-        memory._follower.index.flush()
-        there = {one for ids, _ in chroma.read(name) for one in ids}
-        assert {"theirs+", "c-ada50+", "c-ada7+"} <= there
-
-
-def test_vectors_that_an_interrupted_forgetting_left_on_a_server_go_at_the_next_opening(
-    url: str, server: str
-) -> None:
-    fill(url, index=server)
-    with closing(Journal.open(url)) as journal, closing(Chroma(server)) as chroma:
-        name = collection_name(journal.setting("memory") or "", "bob")
-        with open_memory(url, index=server) as memory:
-            journal.erase("bob")
-            for number in range(30, 42):
-                teach(memory, number)
-        assert name in chroma.collections(name), "nobody has told the server"
-        with open_memory(url, index=server) as memory:
-            assert written(memory)
-            assert chroma.collections(name) == {}
-            assert_consistent(memory)
 
 
 @pytest.mark.parametrize("seed", range(4))
