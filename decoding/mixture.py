@@ -33,6 +33,16 @@ NOISE = (0.0, 0.1, 0.2, 0.4)
 SHARE = 0.005
 """How much of the weight is shared out anew at each piece of feedback: what makes it possible to
 follow a change. Chosen on BANKING77 and TREC, as were the lists above."""
+MUTE = 32.0
+"""What "feedback means nothing" enters with, where each share of wrong feedback that an expert is
+read with has 1. An expert that is next to undecided predicts noise as well as that hypothesis does:
+between the two, the frozen model is to answer."""
+ALONE = 0.03
+"""How much of that is left in a task where all the user's other tasks say that she means something
+by it."""
+HABIT = 0.1
+"""Of both habits, to correct and only to refuse, so much is taken to have been seen: which of them
+somebody has shows at the first wrong answer."""
 FLOOR = 1e-4
 """No expert may rule an answer out: it gives this much of its opinion to all answers alike."""
 FROZEN = "frozen"
@@ -53,9 +63,10 @@ AHEAD = {
 """How much more than the others an expert is trusted before there is any feedback: a verifier most
 of all, then the model as it was told to be shown things, and what its samples agree on. The narrow
 kernels are sure before they are right."""
-AHEAD_EACH = {"centroid": 0.4}
+AHEAD_EACH = {"centroid": 0.4, "kernel*lda": 0.2}
 """The same for each candidate, if that is more: with few cases of each answer a centroid is the
-best reader, and the more answers there are, the longer they are few."""
+best reader (where names mislead, nearest cases and a discriminant together), and the more answers
+there are, the longer they are few."""
 
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)
@@ -208,7 +219,12 @@ class Mixture:
         fresh = Weights()
         if parent is None or not parent.cells:
             return fresh
-        fresh = replace(fresh, powers=passed_on(parent.powers))
+        fresh = replace(
+            fresh,
+            powers=passed_on(parent.powers),
+            corrected=parent.corrected,
+            refused=parent.refused,
+        )
         even = entered(fresh, list(parent.cells))
         cells = {
             name: tuple((a + b) / 2 for a, b in zip(cells, even.cells[name], strict=True))
@@ -217,10 +233,21 @@ class Mixture:
         allowance = {name: -float(np.log(c[_PLAIN * len(NOISE)])) for name, c in cells.items()}
         return replace(even, cells=cells, mute=(parent.mute + even.mute) / 2, allowance=allowance)
 
+    def believed(self, weights: Weights, whole: Weights) -> Weights:
+        """Whether somebody means anything by feedback shows in all that it is given to: `mute`
+        counts for less the less it holds of the `whole`, as far as that is other tasks'."""
+        others = whole.feedback - weights.feedback
+        if others <= 0 or not weights.cells:
+            return weights
+        factor = (ALONE + (1 - ALONE) * whole.mute) ** (others / whole.feedback)
+        left = 1 - (1 - factor) * weights.mute
+        cells = {name: tuple(c / left for c in cells) for name, cells in weights.cells.items()}
+        return replace(weights, cells=cells, mute=factor * weights.mute / left)
+
     def observe(self, weights: Weights, heard: Mapping[str, Json]) -> Weights:
         """After feedback: `heard` as `testimony` made it. One step of Bayes and a fixed share."""
         likelihood = cast(Mapping[str, Sequence[float]], heard["likelihood"])
-        outcomes = float(cast(float, heard["outcomes"]))
+        chance = _chance(weights, heard)
         # A journal from when experts were read at other sharpnesses says nothing of these.
         names = [name for name, row in likelihood.items() if len(row) == len(SHARPNESS)]
         if not names:
@@ -230,18 +257,20 @@ class Mixture:
         old = np.array([known.cells[name] for name in names])
         each = np.array([likelihood[name] for name in names])[:, :, None]
         share_wrong = np.array(NOISE)
-        told = ((1 - share_wrong) * each + share_wrong / outcomes).reshape(len(names), _CELLS)
+        told = ((1 - share_wrong) * each + share_wrong * chance).reshape(len(names), _CELLS)
         awake = float(old.sum()) + known.mute
-        mixed = (float((old * told).sum()) + known.mute / outcomes) / awake
+        mixed = (float((old * told).sum()) + known.mute * chance) / awake
         enters = np.array([_units(name, among) for name in names])[:, None]
-        shared = SHARE * awake / (float(enters.sum()) + 1)
+        shared = SHARE * awake / (float(enters.sum()) + MUTE)
         new = (1 - SHARE) * old * told / mixed + shared * enters / _CELLS
-        mute = (1 - SHARE) * known.mute / outcomes / mixed + shared
+        mute = (1 - SHARE) * known.mute * chance / mixed + MUTE * shared
         plain = dict(zip(names, each[:, _PLAIN, 0].tolist(), strict=True))
         return Weights(
             cells={**known.cells, **dict(zip(names, map(tuple, new.tolist()), strict=True))},
             mute=mute,
-            powers=moved(known.powers, _slopes(heard), _right(known, plain, outcomes)),
+            powers=moved(known.powers, _slopes(heard), _right(known, plain, chance)),
+            corrected=known.corrected + (heard.get("corrects") is True),
+            refused=known.refused + (heard.get("corrects") is False),
             feedback=known.feedback + 1,
             log_loss=known.log_loss - log(mixed),
             expert_log_loss={
@@ -262,7 +291,7 @@ def entered(weights: Weights, names: Sequence[str], among: int = 0) -> Weights:
     if not new:
         return weights
     units = {name: _units(name, among) for name in (*weights.cells, *new)}
-    after = 1 + sum(units.values())
+    after = MUTE + sum(units.values())
     before = after - sum(units[name] for name in new)
     scale = before / after
     cell = {name: units[name] / after / _CELLS for name in new}
@@ -286,15 +315,28 @@ def _slopes(heard: Mapping[str, Json]) -> Mapping[str, float]:
     return cast(Mapping[str, float], heard.get("slopes") or {})
 
 
-def _right(weights: Weights, plain: Mapping[str, float], outcomes: float) -> float:
+def _chance(weights: Weights, heard: Mapping[str, Json]) -> float:
+    """How probable feedback is that means nothing. Who tells the right answer of what is wrong
+    approves, if he means nothing by it, of one in as many as there are; who does not, of every
+    other."""
+    chance = 1 / float(cast(float, heard["outcomes"]))
+    of_corrections = heard.get("of_corrections")
+    if of_corrections is None:
+        return chance
+    wrong = weights.corrected + weights.refused
+    corrects = (weights.corrected + HABIT) / (wrong + 2 * HABIT)
+    return corrects / float(cast(float, of_corrections)) + (1 - corrects) * chance
+
+
+def _right(weights: Weights, plain: Mapping[str, float], chance: float) -> float:
     """The probability that feedback is right, for who believes the pool."""
     wrong = noise(weights)
     told = (1 - wrong) * plain.get(POOL, 0.0)
-    return told / (told + wrong / outcomes) if told else 0.0
+    return told / (told + wrong * chance) if told else 0.0
 
 
 def _units(name: str, among: int) -> float:
-    """What an expert enters with, where `mute` has 1."""
+    """What an expert enters with, where `mute` has `MUTE`."""
     return len(NOISE) * max(AHEAD.get(name, 1.0), among * AHEAD_EACH.get(name, 0.0))
 
 

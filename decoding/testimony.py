@@ -68,10 +68,12 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     """What feedback says: fields to add to its event's body; empty if it says nothing.
 
     `heard`: likelihood (of the feedback, by expert, one number for each sharpness; empty if it says
-    nothing of them), outcomes (how many there could have been), among (how many candidates there
-    were), right (how right the answer was, 0 to 1), frozen, greedy, picked (how right those were;
-    None if it is not known), confidence (in an open answer), aided (whether anything was recalled
-    for it), thought, slopes (see `pool`; where others were pooled). `instead`: see
+    nothing of them), outcomes (how many there could have been), of_corrections (how many if whoever
+    gave it corrects what is wrong, where that makes a difference), corrects (in a closed set,
+    whether he did; None where nothing was wrong), among (how many candidates there were), right
+    (how right the answer was, 0 to 1), frozen, greedy, picked (how right those were; None if it is
+    not known), confidence (in an open answer), aided (whether anything was recalled for it),
+    thought, slopes (see `pool`; where others were pooled). `instead`: see
     `Record.instead`.
     """
     if not kept or not kept["experts"]:
@@ -181,7 +183,11 @@ def _rated(told: _Told, value: float) -> dict[str, object] | None:
         return right if other == told.answer else (1 - right) * told.if_wrong(other)
 
     slopes = told.slopes({told.answer: right}, 1 - right)
-    return _heard(told, right * p + (1 - right) * (1 - p), 2, right, was, slopes)
+    found = _heard(told, right * p + (1 - right) * (1 - p), 2, right, was, slopes)
+    if told.kept["closed"]:
+        found["of_corrections"] = told.kept["of"] if right == 1 else None
+        found["corrects"] = False if value < 0 else None
+    return found
 
 
 def _corrected(told: _Told, text: str) -> dict[str, object] | None:
@@ -193,9 +199,11 @@ def _corrected(told: _Told, text: str) -> dict[str, object] | None:
     if not told.knows(text):
         # New to a closed set: the one given was wrong. Open: all were, and nobody more so.
         wrong = 1 - told.likelihood(told.answer) if told.kept["closed"] else None
-        return _heard(told, wrong, 2, right, was, told.slopes({told.answer: 0.0}, 1.0))
-    slopes = told.slopes({text: 1.0}, 0.0)
-    return _heard(told, told.likelihood(text), told.kept["of"], right, was, slopes)
+        found = _heard(told, wrong, 2, right, was, told.slopes({told.answer: 0.0}, 1.0))
+    else:
+        slopes = told.slopes({text: 1.0}, 0.0)
+        found = _heard(told, told.likelihood(text), told.kept["of"], right, was, slopes)
+    return {**found, "corrects": True} if told.kept["closed"] else found
 
 
 def _preferred(told: _Told, chosen: str, rejected: str) -> dict[str, object] | None:

@@ -144,13 +144,9 @@ class Trust:
 
     def standing(self, task: str, weigher: Weigher | None) -> Standing:
         """What is known before a request of `task` is answered."""
-        parent = self.weights.get(ANY_TASK)
-        weights = self.weights.get(task)
-        if weights is None:
-            weights = weigher.begin(parent) if weigher is not None else Weights()
         seen = self._seen(task)
         return Standing(
-            weights=weights,
+            weights=self._believed(task, weigher),
             experienced=bool(self.heard),
             answers=seen.answers,
             biases=seen.biases,
@@ -160,6 +156,14 @@ class Trust:
             first=self.first.get(task, (0.0, 0.0)),
             steps=self.steps.get(task, {}),
         )
+
+    def _believed(self, task: str, weigher: Weigher | None) -> Weights:
+        if weigher is None:
+            return self.weights.get(task, Weights())
+        whole = self.weights.get(ANY_TASK)
+        own = self.weights.get(task)
+        weights = weigher.begin(whole) if own is None else own
+        return weights if whole is None else weigher.believed(weights, whole)
 
     def is_close(self, task: str, margin: float, share: float) -> bool:
         """Whether `margin` is among the smallest `share` of the last ones; True while few are

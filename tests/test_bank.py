@@ -289,12 +289,25 @@ def test_open_answers_that_recur_are_known_for_new_requests_until_they_are_taken
     assert desk.banks.known(new, "t", Recall()) == []
 
 
+def test_what_was_corrected_is_refused_by_the_centroid_alone() -> None:
+    corrected, accepted = Desk(), Desk()
+    corrected.teach(right(0, "coral"))  # not amber
+    accepted.teach(correction(asked(0, answer="coral"), "coral", "ada-c0"))
+    one, other = corrected.opinions(ASKED[0]), accepted.opinions(ASKED[0])
+    amber = ANSWERS.index("amber")
+    assert one["centroid"][amber] < other["centroid"][amber]
+    for name in ("kernel.05", "lda", "ridge", "words", "recent"):
+        np.testing.assert_allclose(one[name], other[name], atol=1e-6, err_msg=name)
+    for desk in (corrected, accepted):
+        desk.memory.close()
+
+
 def test_a_text_that_is_only_asked_about_gets_no_row(desk: Desk) -> None:
     desk.teach(*(right(i, answer) for i, answer in enumerate(("red", "red", "red"))))
     bank = desk.banks._bank("ada", "t")
-    before = bank.row("red")
+    before = bank.row("the next")
     desk.banks.judged(request_of("new"), "t", ["one", "two"], Recall())
-    assert (before, bank.row("first new one")) == (0, 1)
+    assert bank.row("the one after") == before + 1
 
 
 def test_an_open_answer_like_an_accepted_one_is_preferred_and_like_a_refused_one_is_not(

@@ -291,7 +291,10 @@ def test_feedback_moves_the_weights_of_its_task_and_of_all_tasks(name: str) -> N
     assert trust.weights["t"].feedback == trust.weights[""].feedback == len(SAID[name])
     assert trust.weights["t"].cells.keys() == {"frozen", "kernel"}
     assert "t" in trust.tallies
-    assert trust.standing("u", WEIGHER).weights == WEIGHER.begin(trust.weights[""])
+    whole = trust.weights[""]
+    begun = WEIGHER.begin(whole)
+    assert trust.standing("u", WEIGHER).weights == WEIGHER.believed(begun, whole) != begun
+    assert trust.standing("t", WEIGHER).weights == trust.weights["t"]  # all there is is its own
 
 
 @pytest.mark.parametrize("name", SAID)

@@ -16,6 +16,7 @@ from tta.decoding.mixture import (
     AHEAD_EACH,
     FLOOR,
     FROZEN,
+    MUTE,
     NOISE,
     SHARPNESS,
     Mixture,
@@ -150,7 +151,8 @@ def test_an_expert_that_comes_late_enters_with_an_even_share(stream: list[dict[s
     now = entered(before, ["newcomer", "another"])
     share = totals(now)
     assert share["newcomer"] == pytest.approx(share["another"])
-    assert share["newcomer"] == pytest.approx(1 / (len(EXPERTS) + 2), rel=0.1)
+    units = len(NOISE) * (len(EXPERTS) + 2)
+    assert share["newcomer"] == pytest.approx(len(NOISE) / (units + MUTE), rel=0.1)
     for expert in EXPERTS[1:]:
         assert share[expert] < totals(before)[expert]
     assert now.expert_log_loss["newcomer"] == before.log_loss
@@ -228,6 +230,69 @@ def test_random_feedback_mutes_all_experts() -> None:
     assert leader(weights) == FROZEN
     opinions = {FROZEN: np.log(sure(0)), "a": np.log(sure(1)), "b": np.log(sure(1))}
     assert blend(opinions, weights).scores.argmax() == 0
+
+
+def approved(p: float, among: int = 40) -> dict[str, Json]:
+    """Somebody approved of what "a" gave `p` to, where there were `among` candidates."""
+    likelihood = {"a": [p] * len(SHARPNESS)}
+    return {"likelihood": likelihood, "outcomes": 2, "of_corrections": among, "corrects": None}
+
+
+def refused(*, corrects: bool, p: float = 0.5) -> dict[str, Json]:
+    return {"likelihood": {"a": [p] * len(SHARPNESS)}, "outcomes": 2, "corrects": corrects}
+
+
+def test_approval_says_more_from_somebody_who_corrects_what_is_wrong() -> None:
+    """Of 40 answers that an expert has only narrowed down to three, one approved of at random would
+    be his in one of 40, not in every other."""
+    after_corrections = after([refused(corrects=True), *[approved(1 / 3)] * 8])
+    after_refusals = after([refused(corrects=False), *[approved(1 / 3)] * 8])
+    assert after_corrections.mute < 0.01
+    assert after_refusals.mute > 0.5
+
+
+def test_a_new_task_knows_whether_its_user_corrects_what_is_wrong() -> None:
+    whole = after([refused(corrects=True)] * 3 + [refused(corrects=False)])
+    new = Mixture().begin(whole)
+    assert (new.corrected, new.refused) == (whole.corrected, whole.refused) == (3, 1)
+
+
+def test_random_approvals_are_no_evidence_whichever_way_their_share_is_told() -> None:
+    """Right or wrong at random, of somebody who never corrects: an expert that takes every other
+    answer to be right is no better than that hypothesis, nor is it much worse."""
+    random = [approved(0.5), refused(corrects=False)] * 100
+    begun = Mixture().observe(Mixture().begin(None), approved(0.5)).mute
+    assert after(random).mute == pytest.approx(begun, rel=0.3)
+
+
+# ---------------------------------------------------------------------------------- several tasks
+
+
+def muted(feedback: int, mute: float) -> Weights:
+    cells = (1 - mute) / len(SHARPNESS) / len(NOISE)
+    return Weights(
+        cells={"a": (cells,) * len(SHARPNESS) * len(NOISE)}, mute=mute, feedback=feedback
+    )
+
+
+def test_feedback_that_means_something_elsewhere_is_believed_sooner() -> None:
+    own, whole = muted(10, 0.6), muted(100, 0.01)
+    found = Mixture().believed(own, whole)
+    assert found.mute < 0.1
+    assert sum(map(sum, found.cells.values())) + found.mute == pytest.approx(1)
+    assert (found.log_loss, found.feedback) == (own.log_loss, own.feedback)
+
+
+@pytest.mark.parametrize("whole", [muted(10, 0.6), muted(100, 1.0)], ids=["its own", "noise too"])
+def test_other_tasks_without_a_meaning_leave_a_task_as_it_is(whole: Weights) -> None:
+    own = muted(10, 0.6)
+    assert Mixture().believed(own, whole).mute == pytest.approx(own.mute)
+
+
+def test_the_more_of_the_feedback_is_other_tasks_the_more_it_counts() -> None:
+    found = [Mixture().believed(muted(n, 0.6), muted(100, 0.0)).mute for n in (99, 50, 1)]
+    assert found == sorted(found, reverse=True)
+    assert 0 < found[-1] < 0.1 < 0.5 < found[0] < 0.6
 
 
 def test_a_good_expert_is_trusted_though_a_fifth_of_the_feedback_is_flipped() -> None:

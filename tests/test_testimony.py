@@ -120,6 +120,23 @@ def test_a_reward_between_is_right_with_that_probability(value: float) -> None:
     assert heard["right"] == pytest.approx(right)
 
 
+def test_an_approval_says_how_many_there_were_to_approve_of() -> None:
+    heard = said(keep(), EventKind.RATING, "blue", value=1.0)
+    assert (heard["of_corrections"], heard["corrects"]) == (len(TEXTS), None)
+    assert said(keep(), EventKind.RATING, "blue", value=0.5)["of_corrections"] is None
+
+
+def test_what_is_wrong_shows_whether_its_user_corrects() -> None:
+    assert said(keep(), EventKind.RATING, "blue", value=-1.0)["corrects"] is False
+    assert said(keep(), EventKind.CORRECTION, "blue", text="red")["corrects"] is True
+    assert said(keep(), EventKind.CORRECTION, "blue", text="purple")["corrects"] is True
+    for heard in (
+        said(keep(closed=False), EventKind.RATING, "blue", value=-1.0),
+        said(keep(closed=False), EventKind.CORRECTION, "blue", text="red"),
+    ):
+        assert "corrects" not in heard  # the right answer to an open request is beyond counting
+
+
 def test_a_reward_of_nothing_does_not_tell_one_expert_from_another() -> None:
     heard = said(keep(), EventKind.RATING, "blue", value=0.0)
     np.testing.assert_allclose(likelihood(heard, "frozen"), 0.5)

@@ -334,6 +334,9 @@ class Weigher(Protocol):
     def begin(self, parent: Weights | None) -> Weights:
         """The weights of a task without feedback, from those of what it is a part of."""
 
+    def believed(self, weights: Weights, whole: Weights) -> Weights:
+        """The weights to answer by, from those of a task and those of all tasks together."""
+
     def observe(self, weights: Weights, heard: Mapping[str, Json]) -> Weights:
         """The weights after feedback that said `heard` (an event's body holds it)."""
 

@@ -28,7 +28,8 @@ class Weights:
     say); `mute`: that the feedback says nothing at all. Together they sum to 1.
     `log_loss`: nats of the mixture over all feedback; `expert_log_loss` the same of each expert
     alone (the mixture's where it was not asked); `allowance`: by how much the mixture's may exceed
-    it, by theorem. `powers`: those of the expert that pools the others.
+    it, by theorem. `powers`: those of the expert that pools the others. `corrected` and `refused`:
+    how often what was wrong in a closed set came with the right answer, and without.
     """
 
     cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -38,6 +39,8 @@ class Weights:
     expert_log_loss: Mapping[str, float] = field(default_factory=dict)
     allowance: Mapping[str, float] = field(default_factory=dict)
     powers: Powers = field(default_factory=Powers)
+    corrected: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
