@@ -157,14 +157,12 @@ def _placed(
     size = len(told[0].words)
     if len(shapes) != 1 or any(len(one.words) != size for one in asked):
         return []
-    places = []
-    for at in range(size):
-        places += [
-            (place, style)
-            for place in range(size)
-            for style, write in _STYLES.items()
-            if all(write(a.words[place]) == t.words[at] for a, t in zip(asked, told, strict=True))
-        ][:1]
+    origin: dict[tuple[str, ...], tuple[int, str]] = {}
+    for place, words in enumerate(zip(*(one.words for one in asked), strict=True)):
+        for style, write in _STYLES.items():
+            origin.setdefault(tuple(map(write, words)), (place, style))
+    answers = zip(*(one.words for one in told), strict=True)
+    places = [origin[words] for words in answers if words in origin]
     if len(places) < size or {place for place, _ in places} != set(range(size)):
         return []
     known = frozenset(one.around for one in asked)

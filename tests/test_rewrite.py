@@ -1,5 +1,6 @@
 """Answers that are made of the words of their requests: the rule that two of them show."""
 
+import itertools
 import re
 
 import pytest
@@ -101,6 +102,17 @@ def test_a_rule_gives_every_example_to_the_letter(rows: list[list[str]], mark: s
     assert (rule is not None) == different
     if rule is not None:
         assert [rule.of(request) for request, _ in examples] == [answer for _, answer in examples]
+
+
+def test_long_texts_are_rewritten_as_short_ones_are() -> None:
+    def example(letter: str) -> tuple[str, str]:
+        words = [letter + "".join(ends) for ends in itertools.product("klmnop", repeat=4)]
+        return "Turn round: " + ", ".join(words), "; ".join(reversed(words)).upper()
+
+    rule = rewrite([example("a"), example("b")])
+    assert rule is not None
+    request, answer = example("c")
+    assert rule.of(request) == answer
 
 
 def test_a_rule_does_not_speak_of_requests_that_have_no_such_words() -> None:
