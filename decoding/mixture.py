@@ -12,14 +12,14 @@ expert alone, log_loss <= expert_log_loss + allowance, whatever the feedback was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from tta.decoding.pool import POOL, moved, passed_on
+from tta.decoding.pool import NEEDED, POOL, moved, passed_on
 from tta.errors import InvalidSetting
 from tta.types import Json, Weights
 
@@ -34,9 +34,9 @@ SHARE = 0.005
 """How much of the weight is shared out anew at each piece of feedback: what makes it possible to
 follow a change. Chosen on BANKING77 and TREC, as were the lists above."""
 MUTE = 32.0
-"""What "feedback means nothing" enters with, where each share of wrong feedback that an expert is
-read with has 1. An expert that is next to undecided predicts noise as well as that hypothesis does:
-between the two, the frozen model is to answer."""
+"""What "feedback means nothing" enters with in a closed set, where each share of wrong feedback that
+an expert is read with has 1. A reader that is next to undecided predicts noise as well as that
+hypothesis does: between the two, the frozen model is to answer."""
 ALONE = 0.03
 """How much of that is left in a task where all the user's other tasks say that she means something
 by it."""
@@ -261,9 +261,10 @@ class Mixture:
         awake = float(old.sum()) + known.mute
         mixed = (float((old * told).sum()) + known.mute * chance) / awake
         enters = np.array([_units(name, among) for name in names])[:, None]
-        shared = SHARE * awake / (float(enters.sum()) + MUTE)
+        mutes = _mute_units(names)
+        shared = SHARE * awake / (float(enters.sum()) + mutes)
         new = (1 - SHARE) * old * told / mixed + shared * enters / _CELLS
-        mute = (1 - SHARE) * known.mute * chance / mixed + MUTE * shared
+        mute = (1 - SHARE) * known.mute * chance / mixed + mutes * shared
         plain = dict(zip(names, each[:, _PLAIN, 0].tolist(), strict=True))
         return Weights(
             cells={**known.cells, **dict(zip(names, map(tuple, new.tolist()), strict=True))},
@@ -291,7 +292,7 @@ def entered(weights: Weights, names: Sequence[str], among: int = 0) -> Weights:
     if not new:
         return weights
     units = {name: _units(name, among) for name in (*weights.cells, *new)}
-    after = MUTE + sum(units.values())
+    after = _mute_units(units) + sum(units.values())
     before = after - sum(units[name] for name in new)
     scale = before / after
     cell = {name: units[name] / after / _CELLS for name in new}
@@ -335,8 +336,12 @@ def _right(weights: Weights, plain: Mapping[str, float], chance: float) -> float
     return told / (told + wrong * chance) if told else 0.0
 
 
+def _mute_units(names: Collection[str]) -> float:
+    return MUTE if NEEDED in names else 1.0
+
+
 def _units(name: str, among: int) -> float:
-    """What an expert enters with, where `mute` has `MUTE`."""
+    """What an expert enters with."""
     return len(NOISE) * max(AHEAD.get(name, 1.0), among * AHEAD_EACH.get(name, 0.0))
 
 

@@ -29,6 +29,7 @@ from tta.decoding.mixture import (
     sharpened,
     totals,
 )
+from tta.decoding.pool import NEEDED
 from tta.errors import InvalidSetting
 from tta.types import Json, Weights
 
@@ -152,11 +153,17 @@ def test_an_expert_that_comes_late_enters_with_an_even_share(stream: list[dict[s
     share = totals(now)
     assert share["newcomer"] == pytest.approx(share["another"])
     units = len(NOISE) * (len(EXPERTS) + 2)
-    assert share["newcomer"] == pytest.approx(len(NOISE) / (units + MUTE), rel=0.1)
+    assert share["newcomer"] == pytest.approx(len(NOISE) / (units + 1), rel=0.1)
     for expert in EXPERTS[1:]:
         assert share[expert] < totals(before)[expert]
     assert now.expert_log_loss["newcomer"] == before.log_loss
     assert entered(now, EXPERTS) is now
+
+
+def test_in_a_closed_set_the_frozen_model_is_given_up_for_more_than_a_little() -> None:
+    share = totals(entered(Mixture().begin(None), [FROZEN, NEEDED]))
+    other = totals(entered(Mixture().begin(None), [FROZEN, "votes"]))
+    assert share[FROZEN] > MUTE / (MUTE + 2 * len(NOISE)) > other[FROZEN]
 
 
 def test_before_any_feedback_no_expert_is_preferred_to_another() -> None:
