@@ -34,8 +34,8 @@ SHARE = 0.005
 """How much of the weight is shared out anew at each piece of feedback: what makes it possible to
 follow a change. Chosen on BANKING77 and TREC, as were the lists above."""
 MUTE = 32.0
-"""What "feedback means nothing" enters with in a closed set, where each share of wrong feedback that
-an expert is read with has 1. A reader that is next to undecided predicts noise as well as that
+"""What "feedback means nothing" enters with in a closed set, where each share of wrong feedback
+that an expert is read with has 1. A reader that is next to undecided predicts noise as well as that
 hypothesis does: between the two, the frozen model is to answer."""
 ALONE = 0.03
 """How much of that is left in a task where all the user's other tasks say that she means something
