@@ -10,8 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +69,9 @@ class Bank:
         # against it changed nothing on BANKING77 (82.0 and 81.8) and cost 1 to 2 points with 20 %
         # wrong labels.
         self._corrected: set[str] = set()
+        # Of answers that nobody has asked about or accepted: rows for them, where answers are open,
+        # would double every table.
+        self._aside: dict[str, list[tuple[FloatArray, float]]] = {}
         self._read: dict[str, tuple[Sequence[tuple[int, Record]], int]] = {}
 
     @property
@@ -79,7 +81,10 @@ class Bank:
 
     def row(self, answer: str) -> int:
         """The row of an answer; a new one is given the next."""
-        return self._rows.setdefault(answer, len(self._rows))
+        row = self._rows.setdefault(answer, len(self._rows))
+        for vector, weight in self._aside.pop(answer, ()):
+            self._repel(row, vector, weight)
+        return row
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.intp]:
         """The rows of texts, shape (K,), without giving any to those that have none: theirs are
@@ -117,11 +122,13 @@ class Bank:
             for (sign, record), vector in zip(news, vectors, strict=True):
                 if record.kind is RecordKind.CASE:
                     self._count(record.answer, sign)
-                lesson = self._lesson(record, vector)
                 if record.kind is RecordKind.CASE or record.source not in self._corrected:
-                    self._learn(lesson, sign, self.readers)
-                else:  # what is right is a lesson of its own
-                    self._learn(replace(lesson, target={}), sign, REPELLED)
+                    self._learn(self._lesson(record, vector), sign)
+                elif (row := self._rows.get(record.answer)) is not None:
+                    self._repel(row, vector, sign * record.weight)
+                else:
+                    refusals = self._aside.setdefault(record.answer, [])
+                    refusals.append((vector.copy(), sign * record.weight))  # not all it is a row of
             self._read[user] = (ledger, start + len(news))  # it may have grown since
 
     def ask(self, question: Question) -> Mapping[str, FloatArray]:
@@ -135,9 +142,15 @@ class Bank:
         if not self._accepted[answer]:
             del self._accepted[answer]
 
-    def _learn(self, lesson: Lesson, sign: int, names: Iterable[str]) -> None:
-        for name in names:
-            self.readers[name].learn(lesson, float(sign))
+    def _learn(self, lesson: Lesson, sign: int) -> None:
+        for reader in self.readers.values():
+            reader.learn(lesson, float(sign))
+
+    def _repel(self, row: int, vector: FloatArray, weight: float) -> None:
+        """What is right is a lesson of its own."""
+        lesson = Lesson(vector=vector, words=(), target={}, refused=row, weight=weight)
+        for name in REPELLED:
+            self.readers[name].learn(lesson, 1.0)
 
     def _lesson(self, record: Record, vector: FloatArray) -> Lesson:
         refused = record.kind is RecordKind.REJECTED
