@@ -156,8 +156,16 @@ class _Unpickler(pickle.Unpickler):
 
 
 def code(*parts: object) -> str:
-    """A digest of the code that folds, of the types of `parts` too: other code, other fold."""
-    modules = {*_OWN, "tta.memory.events", *(type(p).__module__ for p in parts if p is not None)}
+    """A digest of the code that folds: other code, other fold. Of the types of `parts` too, and of
+    what their modules take from the project's others."""
+    folding = {type(part).__module__ for part in parts if part is not None}
+    taken = {
+        str(getattr(value, "__module__", ""))
+        for name in folding
+        for value in getattr(sys.modules.get(name), "__dict__", {}).values()
+    }
+    ours = {name for name in taken if name.startswith("tta.")}
+    modules = {*_OWN, "tta.memory.events", *folding, *ours}
     digest = hashlib.sha256(sys.version.encode())
     for name in sorted(modules):
         path = getattr(sys.modules.get(name), "__file__", None)

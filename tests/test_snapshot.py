@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tta.memory import Memory
 from tta.memory.snapfile import FileSnapshot
-from tta.memory.snapshot import _Unpickler
+from tta.memory.snapshot import _Unpickler, code
 from tta.testing import HashEmbedder
 from tta.types import Event, RecordKind
 
@@ -213,6 +213,16 @@ def test_a_journal_from_a_backup_does_not_read_it(kept: Path) -> None:
     with open_memory(kept) as memory:
         assert near(memory, "question number 65") == ["of another life"]
         assert_consistent(memory)
+
+
+@pytest.mark.parametrize("module", ["memory.fold", "decoding.mixture", "decoding.pool"])
+def test_whatever_moves_the_weights_is_code_that_folds(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, other = code(WEIGHER), tmp_path / "other.py"
+    other.write_text("of tomorrow")
+    monkeypatch.setattr(f"tta.{module}.__file__", str(other))
+    assert code(WEIGHER) != before
 
 
 def test_other_code_does_not_read_it(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
