@@ -49,6 +49,7 @@ FROZEN = "frozen"
 AHEAD = {
     "recalled": 16.0,
     POOL: 16.0,
+    "all": 8.0,
     "centroid": 4.0,
     "kernel.05": 0.3,
     "kernel.02": 0.1,
