@@ -92,6 +92,9 @@ class Cell:
     def experts(self) -> dict[str, float]:
         return figures.experts(self.runs["tta"]) if "tta" in self.runs else {}
 
+    def best_expert(self) -> tuple[str, figures.Paired] | None:
+        return figures.best_expert(self.runs["tta"]) if "tta" in self.runs else None
+
     def without_passes(self) -> float:
         """Percent of tta's steps that took no pass of the model."""
         every = [step for steps in self.runs["tta"] for step in steps]
@@ -108,6 +111,7 @@ class Cell:
             "p": None if against is None else against.p,
             "regret": None if self.regret is None else _regret(self.regret),
             "experts": self.experts(),
+            "best_expert": _ahead(self.best_expert()),
             "left_out": dict(self.left_out),
             "weights_unchanged": self.weights_unchanged,
         }
@@ -115,6 +119,14 @@ class Cell:
 
 def _regret(found: Regret) -> dict[str, object]:
     return {"nats": round(found.nats, 3), "bound": round(found.bound, 3), "task": found.task}
+
+
+def _ahead(found: tuple[str, figures.Paired] | None) -> dict[str, object] | None:
+    """By how many points it is ahead of tta."""
+    if found is None:
+        return None
+    name, against = found
+    return {"name": name, "ahead": round(against.gain, 2), "p": against.p}
 
 
 RANDOM = "tta.asked-at-random"

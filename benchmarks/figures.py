@@ -113,11 +113,15 @@ class Paired:
 
 def paired(runs: Runs, others: Runs) -> Paired:
     """`runs` against `others`, all orders pooled."""
-    pairs = [
-        (a.right, b.right)
-        for one, two in zip(runs, others, strict=True)
-        for a, b in zip(one, two, strict=True)
-    ]
+    return _compared(_rights(runs), _rights(others))
+
+
+def _rights(runs: Runs) -> list[bool]:
+    return [step.right for steps in runs for step in steps]
+
+
+def _compared(rights: Sequence[bool], others: Sequence[bool]) -> Paired:
+    pairs = list(zip(rights, others, strict=True))
     better = sum(a and not b for a, b in pairs)
     worse = sum(b and not a for a, b in pairs)
     return Paired(gain=100 * (better - worse) / len(pairs), p=sign_test(better, worse))
@@ -137,22 +141,37 @@ def sign_test(better: int, worse: int) -> float:
 def experts(runs: Runs) -> dict[str, float]:
     """Percent right of each expert alone. Until it has something to go by an expert says what the
     frozen one says; one that was often skipped after that is left out."""
-    names = {name for steps in runs for step in steps for name in step.experts}
-    found = {name: [_alone(steps, name) for steps in runs] for name in sorted(names)}
+    return {name: round(100 * float(np.mean(rights)), 2) for name, rights in _experts(runs).items()}
+
+
+def best_expert(runs: Runs) -> tuple[str, Paired] | None:
+    """The best of the experts alone, chosen afterwards, against the mixture on the same steps.
+    None where no expert spoke. Its p knows nothing of the choice."""
+    found = _experts(runs)
+    if not found:
+        return None
+    best = max(found, key=lambda name: sum(found[name]))
+    return best, _compared(found[best], _rights(runs))
+
+
+def _experts(runs: Runs) -> dict[str, list[bool]]:
+    """Where each expert alone was right, all orders after one another."""
+    names = sorted({name for steps in runs for step in steps for name in step.experts})
+    found = {name: [_alone(steps, name) for steps in runs] for name in names}
     return {
-        name: round(100 * float(np.mean([share for share in shares if share is not None])), 2)
-        for name, shares in found.items()
-        if None not in shares
+        name: [right for rights in orders for right in rights or ()]
+        for name, orders in found.items()
+        if None not in orders
     }
 
 
-def _alone(steps: Sequence[Step], name: str) -> float | None:
-    """The share of one expert's right answers in one order."""
+def _alone(steps: Sequence[Step], name: str) -> list[bool] | None:
+    """Where one expert was right in one order."""
     first = next((at for at, step in enumerate(steps) if name in step.experts), len(steps))
     spoken = sum(name in step.experts for step in steps[first:])
     if spoken < max(1, PRESENT * (len(steps) - first)):
         return None
-    return float(np.mean([s.experts.get(name, s.experts.get("frozen", False)) for s in steps]))
+    return [step.experts.get(name, step.experts.get("frozen", False)) for step in steps]
 
 
 COLUMNS = ("prequential", "last", "sd", "tokens", "passes", "ms")

@@ -120,12 +120,13 @@ def _failures(bench: Bench, plan: Plan, cell: Cell) -> Iterator[str]:
 
 HEAD = (
     f"{'cell':34}{'tta':>7}{'last':>7}{'frozen':>8}{'gain':>7}{'p':>8}{'harm':>6}"
-    f"{'regret':>9}{'bound':>8}{'best':>7}  expert"
+    f"{'regret':>9}{'bound':>8}{'best':>7}{'p':>8}  expert"
 )
 
 
 def line(name: str, cell: Cell) -> str:
-    """One cell in one line; the best single expert inside tta stands at the end."""
+    """One cell in one line; the best single expert inside tta stands at the end, with
+    the p of its being no better."""
     runs = cell.runs
     if "tta" not in runs:
         shown = (f"{n} {figures.summary(r)['prequential']}" for n, r in runs.items())
@@ -136,10 +137,10 @@ def line(name: str, cell: Cell) -> str:
     nats = ("-", "-")
     if cell.regret is not None:
         nats = (f"{cell.regret.nats:.2f}", f"{cell.regret.bound:.2f}")
-    alone = cell.experts()
-    best = max(alone, key=lambda e: alone[e], default="")
+    best = cell.best_expert()
+    alone = f"{tta['prequential'] + best[1].gain:7.1f}{best[1].p:8.3f}  {best[0]}" if best else ""
     return (
         f"{name:34}{tta['prequential']:7.1f}{tta['last']:7.1f}{frozen['prequential']:8.1f}"
         f"{against.gain:+7.1f}{against.p:8.3f}{cell.harm:6d}{nats[0]:>9}{nats[1]:>8}"
-        f"{alone.get(best, float('nan')):7.1f}  {best}"
+        f"{alone}"
     )

@@ -315,6 +315,20 @@ def test_an_expert_says_what_frozen_says_until_it_knows_something() -> None:
     assert figures.experts([run_]) == {"a": pytest.approx(66.67), "frozen": 100.0}
     skipped = [replace(step, experts={"a": True} if i < 2 else {}) for i, step in enumerate(run_)]
     assert figures.experts([skipped]) == {}
+    assert figures.best_expert([skipped]) is None
+
+
+def test_the_best_expert_is_compared_with_the_mixture_step_by_step() -> None:
+    mixture, alone = steps("x" * 50 + "-" * 50), steps("x" * 44 + "-" * 6 + "x" * 50)
+    run_ = [
+        replace(step, experts={"frozen": False, "a": other.right})
+        for step, other in zip(mixture, alone, strict=True)
+    ]
+    best = figures.best_expert([run_, run_])
+    assert best is not None
+    name, against = best
+    assert (name, against.gain) == ("a", 44.0)
+    assert against.p == figures.sign_test(100, 12)
 
 
 def test_edit_distances_are_levenshteins() -> None:
