@@ -62,8 +62,8 @@ AHEAD = {
     "agreement/mask": 0.25,
 }
 """How much more than the others an expert is trusted before there is any feedback: a verifier most
-of all, then the model as it was told to be shown things, and what its samples agree on. The narrow
-kernels are sure before they are right."""
+of all, then the model as it was told to be shown things, what the readers say together, and what
+its samples agree on. The narrow kernels are sure before they are right."""
 AHEAD_EACH = {"centroid": 0.4, "kernel*lda": 0.2}
 """The same for each candidate, if that is more: with few cases of each answer a centroid is the
 best reader (where names mislead, nearest cases and a discriminant together), and the more answers

@@ -340,7 +340,7 @@ class Product:
 def readers(dim: int) -> dict[str, Reader]:
     """The experts of a user's own scope. A new one is a class, and a line here.
 
-    Of products only those without which the mixture does worse: the others the pool learns.
+    Few products: what others would say the pool learns, and the mixture is no better with them.
     """
     return {
         "kernel.02": Kernel(0.02, 1e-6),
