@@ -30,6 +30,9 @@ WITH_MEMORY = "{}*all"
 
 NEGLIGIBLE = 0.02
 """Experts that together weigh less are not asked, when each would cost a pass."""
+POOLED = 0.1
+"""Nor are they for the pool's sake, where they are behind less of what it says: half of what it
+begins with."""
 CONTENDER = 0.2
 """From this weight on an open answer is drawn from a second prompt, too."""
 TRIED = 20
@@ -67,7 +70,8 @@ def is_needed(passed: str, standing: Standing) -> bool:
         return True
     known = trusted(standing)
     behind = known.get(POOL, 0.0) * reliance(standing.weights.powers, CALIBRATED.format(passed))
-    return behind + sum(known.get(name, 0.0) for name in names(passed)) >= NEGLIGIBLE
+    own = sum(known.get(name, 0.0) for name in names(passed))
+    return own >= NEGLIGIBLE or behind >= POOLED
 
 
 def is_contender(name: str, standing: Standing) -> bool:

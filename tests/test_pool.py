@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta.decoding import Mixture, testimony
+from tta.decoding.experts import explored, is_needed
 from tta.decoding.mixture import blend
 from tta.decoding.pool import (
     LEAST,
@@ -26,7 +27,7 @@ from tta.decoding.pool import (
     slope,
 )
 from tta.decoding.testimony import opinions_json
-from tta.types import EventKind, Json, Powers, Weights
+from tta.types import EventKind, Json, Powers, Standing, Weights
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -184,3 +185,16 @@ def test_reliance_says_how_much_of_the_pool_is_an_experts() -> None:
     assert reliance(powers, "lda") == 0.25
     assert reliance(powers, "no such expert") == 0
     assert sum(reliance(Powers(), name) for name in POWERS) == pytest.approx(1)
+
+
+def test_no_pass_is_spent_for_the_little_that_the_pool_makes_of_it() -> None:
+    def trusted_pool(power: float) -> Standing:
+        mean = {**dict.fromkeys(POWERS, 0.0), "recalled/calibrated": power, "lda": 1 - power}
+        cells = {POOL: (1 / 16,) * 16, "recalled": (0.0,) * 16, "frozen": (0.0,) * 16}
+        weights = Weights(cells=cells, mute=0.0, powers=Powers(mean=mean), feedback=100)
+        return Standing(weights=weights, answers=100)
+
+    assert not explored(100)
+    assert is_needed("recalled", trusted_pool(0.2))
+    assert not is_needed("recalled", trusted_pool(0.05))
+    assert not is_needed("frozen", trusted_pool(0.2))
