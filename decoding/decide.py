@@ -29,7 +29,7 @@ from tta.decoding.experts import (
 )
 from tta.decoding.mixture import Blend, alone, blend, joined, pinned, without
 from tta.decoding.open import Drawing, Drawn, refused_before
-from tta.decoding.pool import POOL, pooled
+from tta.decoding.pool import POOL, held, pooled
 from tta.decoding.stop import Timing
 from tta.decoding.testimony import opinions_json
 from tta.decoding.think import thought
@@ -212,6 +212,8 @@ class Decider:
             passes=[name for name in (FROZEN, RECALLED) if name in asked],
         )
         kept |= _tried(prompts)
+        if together is not None:
+            kept["powers"] = held(opinions, standing.weights.powers)
         final = _exactly(mixed, request, answers, recall)
         found = decision(_chosen(answers, logprobs), final, cost, "closed set", kept)
         return replace(found, skipped=skipped)

@@ -21,7 +21,7 @@ import numpy as np
 
 from tta.decoding.pool import NEEDED, POOL, moved, passed_on
 from tta.errors import InvalidSetting
-from tta.types import Json, Weights
+from tta.types import Json, Powers, Weights
 
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
@@ -270,7 +270,7 @@ class Mixture:
         return Weights(
             cells={**known.cells, **dict(zip(names, map(tuple, new.tolist()), strict=True))},
             mute=mute,
-            powers=moved(known.powers, _slopes(heard), _right(known, plain, chance)),
+            powers=_climbed(known, heard, _right(known, plain, chance)),
             corrected=known.corrected + (heard.get("corrects") is True),
             refused=known.refused + (heard.get("corrects") is False),
             feedback=known.feedback + 1,
@@ -313,8 +313,9 @@ def entered(weights: Weights, names: Sequence[str], among: int = 0) -> Weights:
     )
 
 
-def _slopes(heard: Mapping[str, Json]) -> Mapping[str, float]:
-    return cast(Mapping[str, float], heard.get("slopes") or {})
+def _climbed(known: Weights, heard: Mapping[str, Json], right: float) -> Powers:
+    slopes = cast(Mapping[str, float], heard.get("slopes") or {})
+    return moved(known.powers, slopes, right, cast(float | None, heard.get("reached")))
 
 
 def _chance(weights: Weights, heard: Mapping[str, Json]) -> float:

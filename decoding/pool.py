@@ -6,13 +6,15 @@ learns.
 The mixture finds out whom to listen to; where several know a part each, none of them is it. Powers
 are a Gaussian around what they are before feedback. Each piece of feedback moves them by an online
 Newton step (Hazan, Agarwal and Kale, 2007): of the experts' opinions nothing has to be kept but one
-number each, the slope. Knows probabilities and names of experts. Refuses to know what feedback it
-was (`testimony`), and how far the pool is to be trusted: it is one more expert (`mixture`).
+number each, the slope. Late feedback counts for the powers that its answer was given with: else
+fifty answers that wait would all push the same way, for what the first has mended. Knows
+probabilities and names of experts. Refuses to know what feedback it was (`testimony`), and how far
+the pool is to be trusted: it is one more expert (`mixture`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,8 +83,27 @@ def slope(pooling: FloatArray, before: FloatArray, after: FloatArray) -> dict[st
     return {name: float(f"{by:.4g}") for name, by in zip(POWERS, found, strict=True) if by}
 
 
-def moved(powers: Powers, slopes: Mapping[str, float], right: float) -> Powers:
+def held(opinions: Collection[str], powers: Powers) -> dict[str, float]:
+    """What is to be kept of an answer: the powers that it was pooled with, of those who spoke
+    (without a model, the names do so under another name)."""
+    mean = powers.mean or POWERS
+    return {name: round(mean[name], 3) for name in POWERS if name in opinions or name == NAMES}
+
+
+def reached(slopes: Mapping[str, float], powers: Mapping[str, float]) -> float:
+    """How far along the slopes the powers were that an answer was pooled with: the sum of their
+    products."""
+    return float(f"{sum(by * powers.get(name, 0.0) for name, by in slopes.items()):.5g}")
+
+
+def moved(
+    powers: Powers, slopes: Mapping[str, float], right: float, at: float | None = None
+) -> Powers:
     """The powers after feedback that is right with probability `right`.
+
+    Its log-likelihood is taken for a quadratic around the powers that the answer was given with:
+    `at` says how far along the slopes those were (`reached`; None: where they are now), so that
+    what other feedback has climbed since is not climbed again.
 
     Those of the experts that spoke never sum to less than `LEAST` of what they did before there was
     feedback, by a generalised projection: where feedback is noise, a pool that says nothing of any
@@ -92,8 +113,10 @@ def moved(powers: Powers, slopes: Mapping[str, float], right: float) -> Powers:
         return powers
     uphill = right * np.array([slopes.get(name, 0.0) for name in POWERS])
     sharp = np.array(powers.precision or _PRIOR) + np.outer(uphill, uphill)
-    step, spoken = np.linalg.solve(sharp, np.array([uphill, uphill != 0]).T).T
-    mean = np.array([(powers.mean or POWERS)[name] for name in POWERS]) + step
+    mean = np.array([(powers.mean or POWERS)[name] for name in POWERS])
+    climbed = 0.0 if at is None else float(uphill @ mean) - right * at
+    step, spoken = np.linalg.solve(sharp, np.array([(1 - climbed) * uphill, uphill != 0]).T).T
+    mean += step
     lost = (uphill != 0) @ (LEAST * _BEGUN - mean)
     if lost > 0:
         mean += spoken * lost / spoken[uphill != 0].sum()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from tta.decoding.mixture import FLOOR, FROZEN, Blend, sharpened, table
-from tta.decoding.pool import NAMES, POOL, features, slope
+from tta.decoding.pool import NAMES, POOL, features, reached, slope
 from tta.types import EventKind, Json
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def opinions_json(
     passes (which experts took a model pass), confidence (in an open answer, before it was
     calibrated), mixture and experts (of the answers listed; what is left of 1 is spread evenly
     over the others). `decide` adds greedy and picked: the first sample, and the best of several;
-    aided: whether the model was shown anything that was recalled; and thought, where thinking step
-    by step is tried: whether it was.
+    aided: whether the model was shown anything that was recalled; thought, where thinking step by
+    step is tried: whether it was; and powers, where experts were pooled: those that it was done
+    with (`pool.held`).
     """
     rows = table(opinions)
     listed = _likeliest(mixed.scores, rows)
@@ -73,7 +74,7 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     whether he did; None where nothing was wrong), among (how many candidates there were), right
     (how right the answer was, 0 to 1), frozen, greedy, picked (how right those were; None if it is
     not known), confidence (in an open answer), aided (whether anything was recalled for it),
-    thought, slopes (see `pool`; where others were pooled). `instead`: see
+    thought, slopes and reached (see `pool`; where others were pooled). `instead`: see
     `Record.instead`.
     """
     if not kept or not kept["experts"]:
@@ -148,6 +149,10 @@ class _Told:
         if not after.sum():  # it was sure of what turned out wrong
             return {}
         return slope(features(rows), before / before.sum(), after / after.sum())
+
+    def reached(self, slopes: Mapping[str, float]) -> float | None:
+        powers = self.kept.get("powers")
+        return reached(slopes, powers) if powers and slopes else None
 
     def _read(self) -> FloatArray:
         return sharpened(self._table())
@@ -244,6 +249,7 @@ def _heard(
         "aided": told.kept.get("aided"),
         "thought": told.kept.get("thought"),
         "slopes": slopes,
+        "reached": told.reached(slopes),
         **{name: _rounded(told.kept.get(name), was) for name in ("frozen", *_OF_SAMPLES)},
     }
 

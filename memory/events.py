@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from tta.errors import CorruptStore, InvalidSetting, InvalidText
@@ -237,6 +237,8 @@ def _heard(said: Any) -> bool:  # noqa: ANN401 (from an import it may be anythin
         and said["outcomes"] >= 2
         and 0 <= said["right"] <= 1
         and (frozen is None or 0 <= frozen <= 1)
+        and _bounded((said.get("slopes") or {}).values())
+        and _bounded([] if said.get("reached") is None else [said["reached"]])
     )
 
 
@@ -249,6 +251,7 @@ def _opinions(said: Any) -> bool:  # noqa: ANN401
         and said["of"] >= listed
         and isinstance(said["closed"], bool)
         and set(said["passes"]) <= said["experts"].keys()
+        and _bounded((said.get("powers") or {}).values())
     )
 
 
@@ -263,6 +266,11 @@ def _cited(said: Any) -> bool:  # noqa: ANN401
 def _experts(said: Any) -> bool:  # noqa: ANN401
     weights = [_number(weight) for weight in said.values()]
     return all(said) and all(0 <= w <= 1 for w in weights) and sum(weights) <= 1 + 1e-9
+
+
+def _bounded(said: Iterable[Any]) -> bool:
+    """Numbers that can be squared and summed."""
+    return all(abs(_number(number)) <= 1e6 for number in said)
 
 
 def _number(said: Any) -> float:  # noqa: ANN401

@@ -155,6 +155,27 @@ def test_late_feedback_moves_the_weights_all_the_same(tmp_path: Path) -> None:
     assert run(tmp_path / "a", reopen=True) == run(tmp_path / "b", reopen=False)
 
 
+@pytest.mark.parametrize("fixture", ["tiny", "names_only"])
+def test_late_feedback_counts_for_the_powers_that_its_answer_was_given_with(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    chat: tta.Adapted = request.getfixturevalue(fixture)
+    corrected(chat, 8)
+    waiting = ask(chat, QUESTION)
+    corrected(chat, 12)
+    at_once = ask(chat, QUESTION)
+    at_once.correct("coral")
+    waiting.correct("coral")
+    found: dict[str, Any] = {event.id: event.body for event in chat.memory.events()}
+    now, late = list(found.values())[-2:]
+    for heard, reply in ((now["heard"], at_once), (late["heard"], waiting)):
+        powers = found[reply.id]["opinions"]["powers"]
+        along = sum(by * powers[name] for name, by in heard["slopes"].items())
+        assert heard["reached"] == pytest.approx(along, rel=1e-3)
+    kept = [found[reply.id]["opinions"] for reply in (waiting, at_once)]
+    assert kept[0]["powers"] != kept[1]["powers"]
+
+
 def test_a_reopened_memory_gives_the_same_answer(tmp_path: Path) -> None:
     with tta.wrap(None, memory=tmp_path / "m", embedder=HashEmbedder()) as first:
         corrected(first, 20)

@@ -108,6 +108,7 @@ def with_body(**fields: Any) -> Any:
     return change
 
 
+OPINIONS = {"experts": {"a": "-1"}, "answers": ["x"], "of": 1, "closed": True, "passes": []}
 HEARD = {"likelihood": {"frozen": [0.5]}, "outcomes": 2, "right": 1.0, "frozen": None}
 
 BROKEN: dict[str, tuple[Any, type[errors.TTAError]]] = {
@@ -120,6 +121,19 @@ BROKEN: dict[str, tuple[Any, type[errors.TTAError]]] = {
     "nothing of what is heard": (with_body(heard={"said": 1}), errors.InvalidSetting),
     "heard impossible": (
         with_body(heard={**HEARD, "likelihood": {"frozen": [0.0]}}),
+        errors.InvalidSetting,
+    ),
+    "a slope in words": (
+        with_body(heard={**HEARD, "slopes": {"lda": "up"}}),
+        errors.InvalidSetting,
+    ),
+    "a slope without end": (
+        with_body(heard={**HEARD, "slopes": {"lda": 1e200}}),
+        errors.InvalidSetting,
+    ),
+    "reached nothing": (with_body(heard={**HEARD, "reached": ""}), errors.InvalidSetting),
+    "a power in words": (
+        with_body(opinions={**OPINIONS, "powers": {"lda": "much"}}),
         errors.InvalidSetting,
     ),
     "opinions of nobody": (with_body(opinions={"closed": True}), errors.InvalidSetting),

@@ -15,14 +15,17 @@ from tta.decoding.experts import explored, is_needed
 from tta.decoding.mixture import blend
 from tta.decoding.pool import (
     LEAST,
+    NAMES,
     NEEDED,
     POOL,
     POWERS,
     SPREAD,
     features,
+    held,
     moved,
     passed_on,
     pooled,
+    reached,
     reliance,
     slope,
 )
@@ -155,6 +158,49 @@ def test_powers_stay_numbers_and_grow_surer(slopes: list[float], right: float) -
     assert np.isfinite(list(powers.mean.values())).all()
     surer = np.linalg.eigvalsh(np.array(powers.precision) - np.eye(len(POWERS)) / SPREAD**2)
     assert surer.min() > -1e-6
+
+
+def learned(pieces: list[tuple[dict[str, float], float]]) -> Powers:
+    powers = Powers()
+    for slopes, at in pieces:
+        powers = moved(powers, slopes, 0.9, at)
+    return powers
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1), st.floats(0.1, 1), st.floats(0, 1)), max_size=12))
+def test_in_which_order_late_feedback_comes_makes_no_difference(
+    drawn: list[tuple[float, float, float]],
+) -> None:
+    pieces = [({"lda": a, "words": b}, at) for a, b, at in drawn]
+    ahead, back = learned(pieces), learned(pieces[::-1])
+    assert ahead.mean == pytest.approx(back.mean, abs=1e-6)
+
+
+def test_many_answers_that_wait_together_do_not_push_as_if_each_were_the_first() -> None:
+    """All were given with the powers of the beginning, and say alike that lda is too weak."""
+    slopes, powers = {"lda": 0.5}, Powers()
+    at = reached(slopes, held(POWERS, powers))
+    hasty = powers
+    for _ in range(500):
+        powers, hasty = moved(powers, slopes, 1.0, at), moved(hasty, slopes, 1.0)
+    # The top of each one's quadratic is 1 / .5 from where all began.
+    assert POWERS["lda"] + 1.5 < powers.mean["lda"] < POWERS["lda"] + 2.0 < hasty.mean["lda"]
+
+
+def test_feedback_at_once_has_nothing_to_make_up_for() -> None:
+    weights = Weights()
+    for seed in range(20):
+        body: dict[str, Json] = {"answer": "lopi", "text": ANSWERS[seed % len(ANSWERS)]}
+        weights = step(said(seed), weights, EventKind.CORRECTION, body)
+    slopes = {"lda": 0.7, "words": -0.4}
+    at = reached(slopes, held(POWERS, weights.powers))
+    now = moved(weights.powers, slopes, 0.8)
+    assert moved(weights.powers, slopes, 0.8, at).mean == pytest.approx(now.mean, abs=1e-3)
+
+
+def test_the_powers_of_an_answer_are_those_of_who_spoke() -> None:
+    assert set(held(["lda", "words", "nobody"], Powers())) == {"lda", "words", NAMES}
+    assert held(["lda"], Powers(mean={**POWERS, "lda": 1.23456})) == {"lda": 1.235, NAMES: 0.0}
 
 
 def test_feedback_that_is_surely_wrong_moves_no_power() -> None:
