@@ -64,10 +64,10 @@ AHEAD = {
 """How much more than the others an expert is trusted before there is any feedback: a verifier most
 of all, then the model as it was told to be shown things, what the readers say together, and what
 its samples agree on. The narrow kernels are sure before they are right."""
-AHEAD_EACH = {"centroid": 0.4, "kernel*lda": 0.2}
+AHEAD_EACH = {"centroid": 1.0, POOL: 0.5, "kernel*lda": 0.2}
 """The same for each candidate, if that is more: with few cases of each answer a centroid is the
 best reader (where names mislead, nearest cases and a discriminant together), and the more answers
-there are, the longer they are few."""
+there are, the longer they are few, and the less a piece of feedback says of who is to be heard."""
 
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)

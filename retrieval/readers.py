@@ -340,7 +340,7 @@ class Product:
 def readers(dim: int) -> dict[str, Reader]:
     """The experts of a user's own scope. A new one is a class, and a line here.
 
-    Few products: what others would say the pool learns, unless feedback comes late.
+    Few products: what others would say the pool learns.
     """
     return {
         "kernel.02": Kernel(0.02, 1e-6),
