@@ -48,6 +48,7 @@ FLOOR = 1e-4
 FROZEN = "frozen"
 AHEAD = {
     "recalled": 16.0,
+    "recalled*votes": 16.0,
     POOL: 16.0,
     "all": 8.0,
     "centroid": 4.0,
@@ -62,8 +63,9 @@ AHEAD = {
     "agreement/mask": 0.25,
 }
 """How much more than the others an expert is trusted before there is any feedback: a verifier most
-of all, then the model as it was told to be shown things, what the readers say together, and what
-its samples agree on. The narrow kernels are sure before they are right."""
+of all, then the model as it was told to be shown things (what it reads there, or reads and cases
+vote for), what the readers say together, and what its samples agree on. The narrow kernels are sure
+before they are right."""
 AHEAD_EACH = {"centroid": 1.0, POOL: 0.5, "kernel*lda": 0.2}
 """The same for each candidate, if that is more: with few cases of each answer a centroid is the
 best reader (where names mislead, nearest cases and a discriminant together), and the more answers

@@ -180,7 +180,7 @@ def test_the_more_answers_there_are_the_further_a_centroid_is_ahead_at_first() -
         assert told["centroid"] / told["lda"] == pytest.approx(share["centroid"] / share["lda"])
         return share["centroid"] / share["lda"]
 
-    assert lead(6) == pytest.approx(AHEAD["centroid"])
+    assert lead(3) == pytest.approx(AHEAD["centroid"])
     assert lead(80) == pytest.approx(80 * AHEAD_EACH["centroid"])
 
 
