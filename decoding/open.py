@@ -83,7 +83,8 @@ class Drawing:
 
     def accepted(self, request: Request, output: Output | None, recall: Recall) -> Candidate | None:
         """What was accepted for this very request, unless more was asked for than one answer, or
-        a rule came later."""
+        a rule came later. A form that was only inferred from other answers does not stand against
+        it."""
         same = settled(request, recall)
         if not same or request.n not in (None, 1):
             return None
@@ -92,7 +93,8 @@ class Drawing:
         newest = same[0]
         if any(rule.record.created > newest.created for rule in recall.rules):
             return None
-        if output is not None and not output.accepts(newest.answer):
+        wanted = output if request.output is not None else None
+        if wanted is not None and not wanted.accepts(newest.answer):
             return None
         return Candidate(text=newest.answer, finish=Finish.RECALLED)
 

@@ -291,6 +291,20 @@ def test_the_model_is_held_to_lower_case_and_no_word_is_bent(talking: tta.Adapte
     assert talking.tasks["town"].form == ""
 
 
+def test_an_answer_that_was_accepted_stands_against_the_form_of_others(
+    talking: tta.Adapted,
+) -> None:
+    talking("Where is Ada's desk?", task="desk").correct("by the window")
+    for number, name in enumerate(("Bob", "Eve", "Tom", "Ida")):
+        talking(f"Where is {name}'s desk?", task="desk").correct(str(17 + number))
+    assert talking.tasks["desk"].form
+    again = talking("Where is Ada's desk?", task="desk")
+    assert again.text == "by the window"
+    assert again.cost.passes == 0
+    asked = talking("Where is Ada's desk?", task="desk", output=int)
+    assert isinstance(asked.value, int)
+
+
 REPEAT = "Repeat: where is the lake and who was at the door"
 
 
