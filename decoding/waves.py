@@ -135,7 +135,15 @@ def _halved(limit: int) -> Callable[[Sequence[Row]], Sequence[int]]:
     def reject(running: Sequence[Row]) -> Sequence[int]:
         if not running:
             return ()
-        scores = [sum(row.stats.confidences) / len(row.stats.confidences) for row in running]
+        # A token is drawn after the confidence of its place is known: rows that differ in the last
+        # alone are as sure as each other. Which of them goes on must not hang on the last bits of
+        # a batched product, which come out otherwise with other threads and processors.
+        sure: dict[tuple[int, ...], float] = {}
+        scores = [sure.setdefault(tuple(row.ids[:-1]), _confidence(row)) for row in running]
         return rule.dropped(len(running[0].ids), scores)
 
     return reject
+
+
+def _confidence(row: Row) -> float:
+    return sum(row.stats.confidences) / len(row.stats.confidences)

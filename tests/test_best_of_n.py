@@ -332,6 +332,20 @@ def test_halving_gives_up_the_less_confident_and_their_votes(chat: tta.Adapted) 
     assert halved.cost.drawn < whole.cost.drawn
 
 
+def test_which_samples_halving_keeps_does_not_hang_on_threads(chat: tta.Adapted) -> None:
+    kept: list[tuple[tuple[str | None, ...], ...]] = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)  # a batched product ends in other last bits
+            halving = tta.UpTo(16, halving=True, sure=1.0)
+            replies = [chat(HARD, n=halving, max_new_tokens=16, seed=seed) for seed in range(6)]
+            kept.append(tuple(reply.why.samples for reply in replies))
+    finally:
+        torch.set_num_threads(before)
+    assert kept[0] == kept[1]
+
+
 def test_samples_that_are_over_in_time_are_not_halved(chat: tta.Adapted) -> None:
     short = chat(HARD, n=tta.UpTo(8, halving=True, sure=1.0), max_new_tokens=64)
     assert "halving" not in short.why.stopped
