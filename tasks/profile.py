@@ -22,6 +22,11 @@ T = TypeVar("T")
 CONSISTENT = 4
 """After as many accepted answers of one form, and at least two different ones, the next is held to
 it; the first that is not of that form ends it."""
+NEWEST = 2 * CONSISTENT
+"""Accepted answers that are kept with their requests."""
+LIKE = 0.75
+"""More than this share of them has to be of the form: where answers of several forms take turns,
+some come in a row by chance."""
 CORRECTIONS = 2 * CONSISTENT
 """How many of the last corrections tell what the user changes."""
 CLOSED_FROM = 12
@@ -51,8 +56,8 @@ def profile(
         form, proposed = "answers", Choices(answers=tuple(sorted(accepted)))
     elif rule := rewrite(newest[-CONSISTENT:]):
         form, proposed = str(rule), rule
-    elif len(newest) >= CONSISTENT:
-        form, proposed = form_of([answer for _, answer in newest[-CONSISTENT:]], corrected)
+    else:
+        form, proposed = _common([answer for _, answer in newest[-NEWEST:]], corrected)
     return Profile(
         task=task,
         cases=cases,
@@ -61,6 +66,19 @@ def profile(
         form=form,
         proposed=proposed,
     )
+
+
+def _common(answers: Sequence[str], corrected: Sequence[Corrected]) -> tuple[str, object | None]:
+    """The form that the newest have, where most of `answers` have it."""
+    before, run = answers[:-CONSISTENT], answers[-CONSISTENT:]
+    if len(run) < CONSISTENT:
+        return "", None
+    form, proposed = form_of(run, corrected)
+    if form and before:
+        like = len(run) + sum(form_of([answer, *run], corrected)[0] == form for answer in before)
+        if like <= LIKE * len(answers):
+            return "", None
+    return form, proposed
 
 
 class Profiles:
@@ -115,7 +133,7 @@ class _Tally:
             self.corrected.pop(record.source, None)
             return
         self.newest[record.id] = (record.request, record.answer)
-        _keep(self.newest, 2 * CONSISTENT)
+        _keep(self.newest, NEWEST)
 
 
 def _keep(held: dict[str, T], most: int) -> None:

@@ -64,6 +64,14 @@ def test_a_form_takes_so_many_answers_and_ends_at_the_first_that_has_another() -
     assert newest(*dates, "tomorrow", *dates[:CONSISTENT])[0] == "date YYYY-MM-DD"
 
 
+def test_a_few_in_a_row_are_no_form_where_answers_of_several_take_turns() -> None:
+    numbers, words = ["17", "18", "19", "20"], ["by the door", "upstairs", "Ada", "on the left"]
+    assert newest(*words[:1], *numbers)[0] == "integer"
+    for others in range(2, CONSISTENT + 1):
+        assert newest(*words[:others], *numbers) == ("", None)
+    assert newest(*words, *numbers, "21", "22", "23")[0] == "integer"
+
+
 def test_one_answer_given_again_and_again_is_no_form() -> None:
     assert newest("7", "7", "7", "7") == ("", None)
 
