@@ -53,7 +53,8 @@ def settled(request: Request, recall: Recall) -> list[Record]:
     where the same words may ask for something else."""
     if not request.stands_alone:
         return []
-    same = [r.record for r in recall.cases if r.record.request == request.prompt]
+    prompt = request.prompt
+    same = [r.record for r in recall.cases if r.record.request == prompt]
     return [record for record in same if record.weight >= ACCEPTED]
 
 

@@ -50,7 +50,8 @@ def opinions_json(
     rows = table(opinions)
     listed = _likeliest(mixed.scores, rows)
     with np.errstate(divide="ignore"):
-        mixture = np.log(mixed.scores)[listed]
+        mixture = np.log(mixed.scores[listed])
+    said = _centinats(np.vstack([mixture, rows[:, listed]]))
     return {
         "answers": [texts[i] for i in listed],
         "of": len(texts),
@@ -58,10 +59,8 @@ def opinions_json(
         "frozen": frozen,
         "passes": list(passes),
         "confidence": None if confidence is None else round(confidence, 4),
-        "mixture": _centinats(mixture),
-        "experts": {
-            name: _centinats(row) for name, row in zip(opinions, rows[:, listed], strict=True)
-        },
+        "mixture": said[0],
+        "experts": dict(zip(opinions, said[1:], strict=True)),
     }
 
 
@@ -265,6 +264,8 @@ def _likeliest(scores: FloatArray, rows: FloatArray) -> list[int]:
     return list(dict.fromkeys([*order, *favourites]))
 
 
-def _centinats(logprobs: FloatArray) -> str:
-    """Whole hundredths, separated by spaces: one text is cheaper to keep than many numbers."""
-    return " ".join(map(str, np.rint(_CENTINATS * np.maximum(-20.0, logprobs)).astype(int)))
+def _centinats(logprobs: FloatArray) -> list[str]:
+    """Of each row whole hundredths, separated by spaces: one text is cheaper to keep than many
+    numbers."""
+    whole = np.rint(_CENTINATS * np.maximum(-20.0, logprobs)).astype(int)
+    return [" ".join(map(str, row)) for row in whole.tolist()]

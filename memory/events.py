@@ -151,14 +151,15 @@ def check_text(value: object, name: str) -> None:
     """Raise InvalidText if `value`, or a text inside it, cannot be written as UTF-8."""
     if isinstance(value, str):
         _check_encodes(value, name)
+    elif value is None or isinstance(value, bool | int | float):  # most of what experts say
+        return
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             check_text(key, name)
             check_text(inner, f"{name}.{key}")
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for inner in value:
-            if type(inner) is not float:  # what experts say is little else
-                check_text(inner, name)
+            check_text(inner, name)
 
 
 def _check_encodes(text: str, name: str) -> None:

@@ -127,7 +127,7 @@ class Recent:
         heard = place >= 0
         voters = Voters(
             place=place[heard],
-            cosine=self._vectors[heard] @ question.vector,
+            cosine=(self._vectors @ question.vector)[heard],  # the vectors are not copied
             weight=self._weights[heard],
         )
         return self._kernel.votes(voters, question.names)

@@ -310,6 +310,7 @@ class Adapted:
             output=output,
         )
         with self._parts.lock:
+            self._parts.memory.sync()
             known = asked(self._parts, request, Output.of(output))
         return Explanation(
             request=request, task=known.task, recall=known.recall, context=known.context
@@ -358,6 +359,7 @@ class Adapted:
         ticket: Ticket | None = None,
     ) -> Response:
         with self._parts.lock:
+            self._parts.memory.sync()
             named(self._parts, request, wanted)
             known = asked(self._parts, request, wanted)
             decision = self._decider(ticket).decide(*known.told)
@@ -378,6 +380,7 @@ class Adapted:
         """The step again; the lock is let go of whenever others may run."""
         started = perf_counter()
         with self._parts.lock:
+            self._parts.memory.sync()
             named(self._parts, request, wanted)
             known = asked(self._parts, request, wanted)
             decision = self._parts.decider.settled(*known.told)

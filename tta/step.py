@@ -202,7 +202,6 @@ def named(parts: Parts, request: Request, wanted: Output | None) -> None:
     """Who names a task says that it is one: what was merged or split against that is taken back."""
     if request.task is None:
         return
-    parts.memory.sync()  # another process may have merged it
     moves = parts.memory.moves(request.user)
     if any(move.task == request.task for move in moves.values()):
         task = infer(parts, request, wanted)
@@ -220,8 +219,8 @@ def held(parts: Parts, request: Request, task: Task) -> Output | None:
 
 
 def asked(parts: Parts, request: Request, wanted: Output | None) -> Asked:
-    """All that is known of a request before it is decided; no model is run."""
-    parts.memory.sync()
+    """All that is known of a request before it is decided; no model is run, and what others wrote
+    was read before (`sync`)."""
     task = infer(parts, request, wanted)
     wanted = wanted or held(parts, request, task)
     recall = parts.recaller.recall(request, task)
