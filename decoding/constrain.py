@@ -13,9 +13,9 @@ import re
 import types
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from tta.errors import InvalidOutput
 from tta.types import Choices, Finish, Grammar, Regex, Text
@@ -122,19 +122,32 @@ def _closed(
 ) -> Output:
     if not members:
         raise InvalidOutput("No choices", value=source, hint="Give at least one")
+    if not descriptions and set(map(type, members)) == {str}:
+        return replace(_of_texts(cast(tuple[str, ...], tuple(members))), source=source)
+    return _of_members(source, members, descriptions or {})
+
+
+@lru_cache(maxsize=64)
+def _of_texts(texts: tuple[str, ...]) -> Output:
+    """Kept: a chat is asked with the same choices again and again."""
+    return _of_members(texts, texts, {})
+
+
+def _of_members(
+    source: object, members: Sequence[object], descriptions: Mapping[str, str]
+) -> Output:
     by_text: dict[str, object] = {}
     for member in members:
         text = _choice_text(member)
         if text in by_text:
             raise InvalidOutput(f"{text!r} is there twice", value=member, hint="Give each once")
         by_text[text] = member
-    described = dict(descriptions or {})
-    if unknown := sorted(set(described) - set(by_text)):
+    if unknown := sorted(set(descriptions) - set(by_text)):
         raise InvalidOutput(f"Descriptions of no choice: {unknown!r}", value=unknown)
     return Output(
         source=source,
         choices=tuple(by_text),
-        descriptions=described,
+        descriptions=dict(descriptions),
         grammar=_alternatives(tuple(by_text)),
         read=by_text.__getitem__,
     )
@@ -142,7 +155,7 @@ def _closed(
 
 @lru_cache(maxsize=64)
 def _alternatives(texts: tuple[str, ...]) -> str:
-    """Kept: a chat is asked with the same choices again and again."""
+    """Kept, as `_of_texts` is."""
     return _regex("|".join(map(re.escape, texts)), texts)
 
 

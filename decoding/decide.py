@@ -30,6 +30,7 @@ from tta.decoding.experts import (
 from tta.decoding.mixture import Blend, alone, blend, joined, pinned, without
 from tta.decoding.open import Drawing, Drawn, refused_before
 from tta.decoding.pool import POOL, held, pooled
+from tta.decoding.ranked import Ranked
 from tta.decoding.stop import Timing
 from tta.decoding.testimony import opinions_json
 from tta.decoding.think import thought
@@ -65,7 +66,7 @@ class Decision:
     second's; `opinions` what the journal keeps of them; `samples` and `posterior` are as in `Why`.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
     confidence: float
     margin: float
     weights: Mapping[str, float]
@@ -343,14 +344,19 @@ def decision(
 ) -> Decision:
     """Candidates sorted by score; of equals the earlier comes first."""
     order = np.argsort(-mixed.scores, kind="stable").tolist()
-    names, rows = list(mixed.parts), np.array(list(mixed.parts.values())).T.tolist()
     scores = mixed.scores.tolist()
-    scored = tuple(candidate(i, dict(zip(names, rows[i], strict=True)), scores[i]) for i in order)
-    second = scored[1].score if len(scored) > 1 else 0.0
+
+    def ranked(place: int) -> Candidate:
+        i = order[place]
+        parts = {name: float(part[i]) for name, part in mixed.parts.items()}
+        return candidate(i, parts, scores[i])
+
+    best = scores[order[0]]
+    second = scores[order[1]] if len(order) > 1 else 0.0
     return Decision(
-        candidates=scored,
-        confidence=scored[0].score,
-        margin=scored[0].score - second,
+        candidates=Ranked(ranked, len(order)),
+        confidence=best,
+        margin=best - second,
         weights=mixed.weights,
         cost=cost,
         stopped=stopped,
@@ -364,14 +370,12 @@ def _favourite(answers: Sequence[str], opinion: FloatArray | None) -> str | None
 
 
 def _chosen(answers: Sequence[str], logprobs: FloatArray) -> Scored:
-    """Of a closed set; each is made once, since they may be hundreds."""
-    own = logprobs.tolist()
-
     def scored(i: int, parts: Mapping[str, float], score: float) -> Candidate:
         return Candidate(
             text=answers[i], logprob=own[i], finish=Finish.CHOSEN, parts=parts, score=score
         )
 
+    own = logprobs.tolist()
     return scored
 
 

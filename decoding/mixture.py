@@ -71,6 +71,7 @@ AHEAD_EACH = {"centroid": 1.0, POOL: 0.5, "kernel*lda": 0.2}
 best reader (where names mislead, nearest cases and a discriminant together), and the more answers
 there are, the longer they are few, and the less a piece of feedback says of who is to be heard."""
 
+_SHARPNESS = np.array(SHARPNESS)[:, None]
 _CELLS = len(SHARPNESS) * len(NOISE)
 _PLAIN = SHARPNESS.index(1.0)
 _KEPT = log(1 - SHARE)
@@ -112,11 +113,12 @@ def normalise(scores: FloatArray) -> FloatArray:
 
 def sharpened(logprobs: FloatArray) -> FloatArray:
     """Opinions at each sharpness, as probabilities bounded by `FLOOR`: (..., K) to (..., S, K)."""
-    scaled = np.multiply.outer(np.asarray(logprobs, dtype=np.float64), SHARPNESS)
-    scaled = np.moveaxis(scaled, -1, -2)
-    powers = np.exp(scaled - scaled.max(-1, keepdims=True))
-    powers /= powers.sum(-1, keepdims=True)
-    return np.asarray((1 - FLOOR) * powers + FLOOR / powers.shape[-1])
+    powers = np.asarray(logprobs, dtype=np.float64)[..., None, :] * _SHARPNESS
+    powers -= powers.max(-1, keepdims=True)
+    np.exp(powers, out=powers)
+    powers *= (1 - FLOOR) / powers.sum(-1, keepdims=True)
+    powers += FLOOR / powers.shape[-1]
+    return np.asarray(powers)
 
 
 def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
@@ -146,14 +148,18 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
 
 
 def table(opinions: Mapping[str, FloatArray]) -> FloatArray:
-    """The opinions as rows of log-probabilities, each normalised: shape (experts, K)."""
+    """The opinions as rows of log-probabilities, each normalised: shape (experts, K).
+
+    To nine decimals: what is beyond hangs on the order in which a reader has learned, and what was
+    undone should leave nothing behind."""
     rows = np.array(list(opinions.values()), dtype=np.float64)
     top = rows.max(1, keepdims=True) if rows.ndim == 2 and rows.size else np.array(np.nan)
     if not np.isfinite(top).all():
         for opinion in opinions.values():  # says which, and why
             normalise(opinion)
     rows -= top
-    return np.asarray(rows - np.log(np.exp(rows).sum(1, keepdims=True)))
+    rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+    return np.round(rows, 9, out=rows)
 
 
 def alone(name: str, opinion: FloatArray) -> Blend:

@@ -63,13 +63,12 @@ def pooled(opinions: Mapping[str, FloatArray], powers: Powers) -> FloatArray | N
 
 def features(opinions: Mapping[str, FloatArray]) -> FloatArray:
     """What is pooled, shape (experts pooled, K): who has not spoken says nothing."""
-    size = len(opinions[NEEDED])
-    found = np.zeros((len(POWERS), size))
-    for row, name in zip(found, POWERS, strict=True):
-        said = opinions.get(name)
-        if said is not None:
-            off = said - said.mean()
-            row[:] = off / (1 + np.sqrt(off @ off / size) / WIDE)
+    found = np.zeros((len(POWERS), len(opinions[NEEDED])))
+    spoken = [row for row, name in enumerate(POWERS) if name in opinions]
+    off = np.array([opinions[name] for name in POWERS if name in opinions])
+    off -= off.mean(1, keepdims=True)
+    deviation = np.sqrt(np.vecdot(off, off) / off.shape[1])
+    found[spoken] = off / (1 + deviation[:, None] / WIDE)
     return found
 
 

@@ -9,7 +9,7 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc, pool
@@ -108,14 +108,28 @@ def writing(engine: sa.Engine, *, durable: bool = True) -> Iterator[sa.Connectio
     one to wait for the disk: it outlives this process at once, and a power cut only then.
     """
     with translated(engine.url), engine.connect() as connection:
+        transaction = connection.begin()
         if connection.dialect.name == "sqlite":
-            sync = "FULL" if durable else "NORMAL"
-            connection.exec_driver_sql(f"PRAGMA synchronous={sync}")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            run = _driver(connection).execute
+            run(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            run("BEGIN IMMEDIATE")
         elif connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_APPEND_LOCK)))
         yield connection
-        connection.commit()
+        transaction.commit()
+
+
+def newest(connection: sa.Connection) -> int | None:
+    """The number of the last event, 0 without any; None where a whole query costs no more."""
+    if connection.dialect.name != "sqlite":
+        return None
+    found = _driver(connection).execute("SELECT max(seq) FROM events").fetchone()[0]
+    return 0 if found is None else int(found)
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    """Without SQLAlchemy between, a statement costs a tenth."""
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
 def compact(engine: sa.Engine) -> None:

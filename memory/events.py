@@ -156,7 +156,9 @@ def check_text(value: object, name: str) -> None:
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             check_text(key, name)
-            check_text(inner, f"{name}.{key}")
+            # Most are plain, and need no name of their own.
+            if not (isinstance(inner, str) and inner.isascii()):
+                check_text(inner, f"{name}.{key}")
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for inner in value:
             check_text(inner, name)

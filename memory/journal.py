@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 
@@ -55,12 +55,21 @@ _TAIL = _AFTER.order_by(EVENTS.c.seq).limit(_PAGE)
 _TAIL_OF_USER = _TAIL.where(EVENTS.c.user == sa.bindparam("of"))
 _BY_ID = sa.select(EVENTS).where(EVENTS.c.id == sa.bindparam("event"))
 _BY_IDS = sa.select(EVENTS).where(EVENTS.c.id.in_(sa.bindparam("events", expanding=True)))
+_BY_TWO = sa.select(EVENTS).where(EVENTS.c.id.in_([sa.bindparam("one"), sa.bindparam("other")]))
 _AT = sa.select(EVENTS.c.id, EVENTS.c.time).where(EVENTS.c.seq == sa.bindparam("seq"))
 _FORGOTTEN = sa.select(EVENTS.c.user).where(
     EVENTS.c.seq > sa.bindparam("after"), EVENTS.c.kind == str(EventKind.FORGOTTEN)
 )
 _PROMOTED = sa.select(EVENTS).where(EVENTS.c.kind == str(EventKind.PROMOTED))
 _INSERT = sa.insert(EVENTS)
+
+
+class Written(NamedTuple):
+    """How many events were new; where that was one, its sequence number and itself as it will be
+    read: of several at once no database tells the numbers."""
+
+    fresh: int
+    alone: tuple[tuple[int, Event], ...]
 
 
 class Journal:
@@ -154,10 +163,10 @@ class Journal:
         it is about no answer of this user, InvalidText, InvalidSetting, and the store's errors.
         Nothing is written when it raises.
         """
-        return self.append_all([event]) == 1
+        return self.append_all([event]).fresh == 1
 
-    def append_all(self, events: list[Event]) -> int:
-        """`append` in one transaction, all or none; how many were new."""
+    def append_all(self, events: Sequence[Event]) -> Written:
+        """`append` in one transaction, all or none."""
         for event in events:
             check(event)
         rows = [_to_row(event) for event in events]
@@ -166,12 +175,15 @@ class Journal:
         durable = any(event.kind is not EventKind.ANSWERED for event in events)
         pages = [rows[start : start + _WRITTEN] for start in range(0, len(rows), _WRITTEN)]
         with self._writing(durable=durable) as connection:
-            return sum(_append(connection, page) for page in pages)
+            new = [row for page in pages for row in _append(connection, page)]
+        return Written(len(new), tuple((row["seq"], _from_row(row)) for row in new if "seq" in row))
 
     def since(self, seq: int = 0, *, user: str | None = None) -> Iterator[tuple[int, Event]]:
         """(sequence number, event) after `seq`, in order; of one user when named."""
         query = _TAIL if user is None else _TAIL_OF_USER
-        while True:
+        with self._reading() as connection:
+            newest = database.newest(connection)
+        while newest is None or seq < newest:
             with self._reading() as connection:
                 found = connection.execute(query, {"after": seq, "of": user})
                 rows = found.mappings().all()
@@ -285,12 +297,11 @@ def _retract(connection: sa.Connection, user: str) -> None:
         connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.in_(gone)))
 
 
-def _append(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert what is new, and say how much that is."""
+def _append(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Insert what is new, and give that back: with its number, if it is one."""
     # In the same transaction: another process may have erased an answer a moment ago.
     named = {row["id"] for row in rows} | {row["response"] for row in rows}
-    found = connection.execute(_BY_IDS, {"events": sorted(named - {""})}).mappings()
-    known = {str(row["id"]): cast(Mapping[str, Any], row) for row in found}
+    known = {str(row["id"]): cast(Mapping[str, Any], row) for row in _named(connection, named)}
     new = []
     for row in rows:
         if row["id"] in known:
@@ -300,9 +311,22 @@ def _append(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int
             _check_answered(known.get(row["response"]), row)
         known[row["id"]] = row
         new.append(row)
+    if len(new) == 1:
+        key = cast(sa.Row[tuple[int]], connection.execute(_INSERT, new[0]).inserted_primary_key)
+        return [{**new[0], "seq": key[0]}]
     if new:
         connection.execute(_INSERT, new)
-    return len(new)
+    return new
+
+
+def _named(connection: sa.Connection, ids: set[str]) -> Sequence[sa.RowMapping]:
+    """The events of these ids."""
+    wanted = sorted(ids - {""})
+    if len(wanted) > 2:
+        return connection.execute(_BY_IDS, {"events": wanted}).mappings().all()
+    # A statement that always has as many places is not made anew each time.
+    two = {"one": wanted[0], "other": wanted[-1]}
+    return connection.execute(_BY_TWO, two).mappings().all()
 
 
 def _check_same(old: Mapping[str, Any], row: Mapping[str, Any]) -> None:
@@ -340,7 +364,7 @@ def _to_row(event: Event) -> dict[str, Any]:
     }
 
 
-def _from_row(row: sa.RowMapping) -> Event:
+def _from_row(row: sa.RowMapping | Mapping[str, Any]) -> Event:
     try:
         body = json.loads(row["body"])
     except ValueError as problem:

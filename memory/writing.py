@@ -53,9 +53,7 @@ class Writing(Reading):
         with self._writes:
             with self._lock:
                 asked = self._user(event.user).as_asked(event)
-            fresh = self._journal.append(asked)
-            self._pull()
-            return fresh
+            return self._append([asked]) == 1
 
     def learn(self, event: Event) -> Learned:
         """Keep feedback, or what was read, durably, and say what it changed.
@@ -143,9 +141,7 @@ class Writing(Reading):
             self._pull()
             with self._lock:
                 known = set(self.state.users)
-            fresh = self._journal.append_all(list(_harmless(events, known)))
-            self._pull()
-            return fresh
+            return self._append(list(_harmless(events, known)))
 
     def sync(self) -> int:
         """Take in what other processes wrote since; how many events. One short query."""
@@ -166,12 +162,20 @@ class Writing(Reading):
         with self._follower.prepared(records):
             self._awaited = frozenset(event.id for event in events)
             try:
-                if self._journal.append_all(events):
-                    self._pull()
-                    return self._told
-                return {}
+                return self._told if self._append(events) else {}
             finally:
                 self._awaited, self._told = frozenset(), {}
+
+    def _append(self, events: Sequence[Event]) -> int:
+        """Append and fold; how many were new."""
+        written = self._journal.append_all(events)
+        with self._tail:
+            # What comes right behind all that was folded need not be read again.
+            if [seq for seq, _ in written.alone] == [self._seq + 1]:
+                self._take(written.alone)
+            else:
+                self._pull()
+        return written.fresh
 
     def _pull(self) -> int:
         """Fold every event not folded yet, ours and others'; how many.
@@ -182,17 +186,21 @@ class Writing(Reading):
         with self._tail:
             events = self._journal.since(self._seq)
             while page := list(islice(events, _PAGE)):
-                # What another thread writes may be folded here, before that thread comes to it.
-                vectors = self._follower.embed(r for _, event in page for r in records_of(event))
-                with self._lock:
-                    for seq, event in page:
-                        self._fold(seq, event)
-                    self._follower.catch_up(vectors)
+                self._take(page)
                 count += len(page)
             if self._follower.is_behind:
                 with self._lock:
                     self._follower.catch_up()
         return count
+
+    def _take(self, page: Sequence[tuple[int, Event]]) -> None:
+        """Fold events; `_tail` is held."""
+        # What another thread writes may be folded here, before that thread comes to it.
+        vectors = self._follower.embed(r for _, event in page for r in records_of(event))
+        with self._lock:
+            for seq, event in page:
+                self._fold(seq, event)
+            self._follower.catch_up(vectors)
 
     def _fold(self, seq: int, event: Event) -> None:
         change = apply(self.state, event, self._weigher)

@@ -64,6 +64,7 @@ class Bank:
     def __init__(self, dim: int) -> None:
         self.readers: dict[str, Reader] = readers(dim)
         self._rows: dict[str, int] = {}
+        self._asked: tuple[tuple[str, ...], NDArray[np.intp]] = (), np.zeros(0, dtype=np.intp)
         self._accepted: Counter[str] = Counter()
         # What was corrected is refused for that very request alone, but by `REPELLED`. Votes
         # against it changed nothing on BANKING77 (82.0 and 81.8) and cost 1 to 2 points with 20 %
@@ -86,7 +87,15 @@ class Bank:
             self._repel(row, vector, weight)
         return row
 
-    def rows(self, texts: Sequence[str]) -> NDArray[np.intp]:
+    def rows(self, answers: Sequence[str]) -> NDArray[np.intp]:
+        """The rows of answers, shape (K,); not to be changed."""
+        # Most requests of a task ask for the same answers.
+        if self._asked[0] != tuple(answers):
+            rows = np.array([self.row(answer) for answer in answers], dtype=np.intp)
+            self._asked = tuple(answers), rows
+        return self._asked[1]
+
+    def known_rows(self, texts: Sequence[str]) -> NDArray[np.intp]:
         """The rows of texts, shape (K,), without giving any to those that have none: theirs are
         beyond all that was learned."""
         new = itertools.count(len(self._rows))
@@ -190,7 +199,7 @@ class Banks:
         words = features(request.prompt)
 
         def ask(bank: Bank, voters: Voters) -> Mapping[str, FloatArray]:
-            rows = np.array([bank.row(answer) for answer in answers], dtype=np.intp)
+            rows = bank.rows(answers)
             return bank.ask(
                 Question(
                     vector=vector, words=words, rows=rows, titles=titles, names=names, voters=voters
@@ -250,7 +259,7 @@ class Banks:
         question = Question(
             vector=vector,
             words=features(request.prompt),
-            rows=bank.rows(texts),
+            rows=bank.known_rows(texts),
             titles=titles,
             names=self._names.of(vector, titles),
             voters=voters(texts, recall),
@@ -292,7 +301,7 @@ class Banks:
 def voters(answers: Sequence[str], recall: Recall) -> Voters:
     """The recalled cases, and refusals that came without a correction, whose answer is among
     `answers`."""
-    place = {answer: i for i, answer in enumerate(answers)}
+    place = dict(zip(answers, range(len(answers)), strict=True))
     heard = list(_votes(place, recall))
     return Voters(
         place=np.array([p for p, _, _ in heard], dtype=np.intp),

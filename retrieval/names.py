@@ -18,6 +18,7 @@ from tta.retrieval.readers import normalised
 if TYPE_CHECKING:
     from tta.protocols import FloatArray
 
+_Called = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 KEPT = 32
 """How many sets of answers keep their vectors at hand."""
 
@@ -31,15 +32,16 @@ class Names:
     def __init__(self, embedder: Embedder, *, temperature: float = 20.0) -> None:
         self._embedder = embedder
         self._temperature = temperature
-        self._sets: OrderedDict[tuple[str, ...], FloatArray] = OrderedDict()
+        self._sets: OrderedDict[_Called, FloatArray] = OrderedDict()
 
     def vectors(self, answers: Sequence[str], descriptions: Mapping[str, str]) -> FloatArray:
         """Unit vectors, float64, shape (len(answers), dim)."""
-        texts = tuple(descriptions.get(a) or a.replace("_", " ") for a in answers)
-        known = self._sets.pop(texts, None)
+        called = tuple(answers), tuple(descriptions.items())
+        known = self._sets.pop(called, None)
         if known is None:
+            texts = [descriptions.get(a) or a.replace("_", " ") for a in answers]
             known = np.asarray(self._embedder.embed(texts), dtype=np.float64)
-        self._sets[texts] = known
+        self._sets[called] = known
         if len(self._sets) > KEPT:
             self._sets.popitem(last=False)
         return known

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -100,8 +101,8 @@ class Kernel:
         """`prior`: log-probabilities, shape (K,)."""
         mass = np.abs(voters.weight) * np.exp((voters.cosine - 1) / self._tau)
         size = len(prior)
-        pos = np.bincount(voters.place, np.where(voters.weight > 0, mass, 0.0), size)
-        neg = np.bincount(voters.place, np.where(voters.weight < 0, mass, 0.0), size)
+        place = np.where(voters.weight > 0, voters.place, voters.place + size)
+        pos, neg = np.bincount(place, mass, 2 * size).reshape(2, size)
         with np.errstate(divide="ignore"):
             base = np.logaddexp(np.log(self._pseudo) + prior, np.log(pos))
         return normalised(base - 3 * neg / (neg + 0.05))
@@ -305,8 +306,8 @@ class Words:
         base = seen / seen.sum()
         # Relative to an answer never seen with the word: all of those are alike.
         votes = [self._counts[word] for word in question.words if word in self._counts]
-        rows = np.array([row for counts in votes for row in counts], dtype=np.intp)
-        count = np.array([c for counts in votes for c in counts.values()])
+        rows = np.fromiter(chain.from_iterable(votes), np.intp)
+        count = np.fromiter(chain.from_iterable(map(dict.values, votes)), np.float64)
         place = placed(rows, question.rows)
         heard = (place >= 0) & (count > 0)
         place, count = place[heard], count[heard]

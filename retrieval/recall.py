@@ -142,6 +142,8 @@ class Recaller:
     ) -> tuple[Recalled, ...]:
         """Demonstrations first, each part best first."""
         pool = self._near(vector, request, task, RecordKind.CASE, VOTE)
+        if not self._demonstrations:
+            return tuple(pool)
         shown = _diverse(_newest_of_each_text(pool), request.prompt, self._demonstrations)
         chosen = {case.record.id for case in shown}
         rest = [case for case in pool if case.record.id not in chosen]
@@ -185,6 +187,8 @@ class Recaller:
             near += [(r, 1.0) for r in every if r.request == prompt and r.id not in known]
         pool = _recalled(near, channel)
         same = [case for case in pool if case.record.request == prompt]
+        if not same:
+            return pool[: self._voters]
         other = [case for case in pool if case.record.request != prompt]
         same.sort(key=lambda case: case.record.created, reverse=True)
         return [*same, *other][: self._voters]

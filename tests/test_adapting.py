@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_a_reopened_memory_gives_the_same_answer(tmp_path: Path) -> None:
 
 
 def test_the_same_history_gives_the_same_answers() -> None:
-    def run() -> list[tuple[Any, ...]]:
+    def run() -> list[Sequence[Any]]:
         model, tokenizer = build("llama"), train_tokenizer(chat=True)
         with tta.wrap(model, tokenizer, embedder=HashEmbedder(), budget=64) as chat:
             corrected(chat, 6)

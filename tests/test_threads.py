@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from tta import errors
 from tta.memory import Memory
+from tta.memory.journal import Written
 from tta.testing import HashEmbedder
 from tta.types import Event, Learned, RecordKind
 
@@ -180,7 +181,7 @@ def test_a_recall_does_not_wait_for_a_commit(
     appending = threading.Event()
     append_all = memory._journal.append_all
 
-    def told(events: list[Event]) -> int:
+    def told(events: list[Event]) -> Written:
         appending.set()
         return append_all(events)
 
@@ -207,10 +208,10 @@ def test_a_writer_whose_event_another_thread_has_folded_hears_what_it_changed(
     memory.record(about)
     append_all, folded = memory._journal.append_all, list[int]()
 
-    def overtaken(events: list[Event]) -> int:
-        count = append_all(events)
+    def overtaken(events: list[Event]) -> Written:
+        written = append_all(events)
         folded.append(elsewhere(memory.sync))
-        return count
+        return written
 
     monkeypatch.setattr(memory._journal, "append_all", overtaken)
     first = memory.learn(correction(about, "first", "c1"))

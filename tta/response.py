@@ -6,6 +6,7 @@ a string operation. It is a value; only feedback reaches back to the chat that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class Response:
     request: Request
     task: Task
     context: Context
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
     confidence: float
     margin: float
     cost: Cost

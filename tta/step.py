@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from threading import RLock
 from time import perf_counter
@@ -186,10 +187,19 @@ def form_of(wanted: Output | None) -> tuple[str, int]:
     """What names the answers asked for, and how many there are if they are a closed set."""
     if wanted is None:
         return "", 0
-    form = wanted.grammar or repr(wanted.text)
-    texts = [form] if wanted.choices is None else sorted(set(wanted.choices))
-    digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
-    return digest, len(texts) if wanted.choices is not None else 0
+    if wanted.choices is not None:
+        return _closed_form(wanted.choices), len(wanted.choices)
+    return _digest(wanted.grammar or repr(wanted.text)), 0
+
+
+@lru_cache(maxsize=64)
+def _closed_form(choices: tuple[str, ...]) -> str:
+    """Kept: a chat is asked with the same choices again and again."""
+    return _digest("\n".join(sorted(choices)))
+
+
+def _digest(form: str) -> str:
+    return blake2b(form.encode(), digest_size=6).hexdigest()
 
 
 def infer(parts: Parts, request: Request, wanted: Output | None) -> Task:
