@@ -185,8 +185,7 @@ class Journal:
             newest = database.newest(connection)
         while newest is None or seq < newest:
             with self._reading() as connection:
-                found = connection.execute(query, {"after": seq, "of": user})
-                rows = found.mappings().all()
+                rows = database.fetch(connection, query, {"after": seq, "of": user})
             for row in rows:
                 yield int(row["seq"]), _from_row(row)
             if len(rows) < _PAGE:
@@ -196,8 +195,8 @@ class Journal:
     def get(self, event_id: str) -> Event | None:
         """The event of that id."""
         with self._reading() as connection:
-            row = connection.execute(_BY_ID, {"event": event_id}).mappings().first()
-        return None if row is None else _from_row(row)
+            found = database.fetch(connection, _BY_ID, {"event": event_id})
+        return _from_row(found[0]) if found else None
 
     def mark(self, seq: int) -> str | None:
         """What tells the event of that number from that of any other journal."""
@@ -291,7 +290,7 @@ def _drop_snapshot(connection: sa.Connection) -> None:
 
 def _retract(connection: sa.Connection, user: str) -> None:
     """Delete what was promoted because that user agreed."""
-    found = connection.execute(_PROMOTED).mappings().all()
+    found = database.fetch(connection, _PROMOTED, {})
     gone = [row["id"] for row in found if user in promoters(_from_row(row))]
     if gone:
         connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.in_(gone)))
@@ -301,7 +300,7 @@ def _append(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> list[d
     """Insert what is new, and give that back: with its number, if it is one."""
     # In the same transaction: another process may have erased an answer a moment ago.
     named = {row["id"] for row in rows} | {row["response"] for row in rows}
-    known = {str(row["id"]): cast(Mapping[str, Any], row) for row in _named(connection, named)}
+    known = {str(row["id"]): row for row in _named(connection, named)}
     new = []
     for row in rows:
         if row["id"] in known:
@@ -312,21 +311,20 @@ def _append(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> list[d
         known[row["id"]] = row
         new.append(row)
     if len(new) == 1:
-        key = cast(sa.Row[tuple[int]], connection.execute(_INSERT, new[0]).inserted_primary_key)
-        return [{**new[0], "seq": key[0]}]
+        return [{**new[0], "seq": database.insert(connection, new[0])}]
     if new:
         connection.execute(_INSERT, new)
     return new
 
 
-def _named(connection: sa.Connection, ids: set[str]) -> Sequence[sa.RowMapping]:
+def _named(connection: sa.Connection, ids: set[str]) -> Sequence[Mapping[str, Any]]:
     """The events of these ids."""
     wanted = sorted(ids - {""})
     if len(wanted) > 2:
-        return connection.execute(_BY_IDS, {"events": wanted}).mappings().all()
+        found = connection.execute(_BY_IDS, {"events": wanted}).mappings().all()
+        return cast(Sequence[Mapping[str, Any]], found)
     # A statement that always has as many places is not made anew each time.
-    two = {"one": wanted[0], "other": wanted[-1]}
-    return connection.execute(_BY_TWO, two).mappings().all()
+    return database.fetch(connection, _BY_TWO, {"one": wanted[0], "other": wanted[-1]})
 
 
 def _check_same(old: Mapping[str, Any], row: Mapping[str, Any]) -> None:
@@ -364,7 +362,7 @@ def _to_row(event: Event) -> dict[str, Any]:
     }
 
 
-def _from_row(row: sa.RowMapping | Mapping[str, Any]) -> Event:
+def _from_row(row: Mapping[str, Any]) -> Event:
     try:
         body = json.loads(row["body"])
     except ValueError as problem:
