@@ -10,9 +10,9 @@ Constants were chosen on BANKING77 and TREC, with labels and with right/wrong bi
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -150,17 +150,62 @@ class Recent:
                 self._rows[at] = -1
 
 
-class Centroid:
+class _OfMeans:
+    """A reader of the mean of each answer's lessons. Those of the answers last asked for are kept,
+    as the next request mostly asks for the same: making them is most of what it costs."""
+
+    def __init__(self) -> None:
+        self._asked: _Asked | None = None
+
+    def _means(self, rows: Rows, titles: FloatArray) -> FloatArray:
+        """Shape (K, d)."""
+        raise NotImplementedError
+
+    def _sizes(self, means: FloatArray) -> FloatArray:
+        """One number of each mean, shape (K,)."""
+        raise NotImplementedError
+
+    def _for(self, question: Question) -> _Asked:
+        asked, rows, titles = self._asked, question.rows, question.titles
+        if asked is None or asked.titles is not titles or not np.array_equal(asked.rows, rows):
+            means = self._means(rows, titles)
+            asked = self._asked = _Asked(rows, titles, means, self._sizes(means))
+        return asked
+
+    def _keep_up(self, rows: Sequence[int]) -> None:
+        """There were lessons of these rows."""
+        asked = self._asked
+        if asked is not None and len(rows) <= _FEW:
+            at = np.flatnonzero(np.logical_or.reduce([asked.rows == row for row in rows]))
+            asked.means[at] = self._means(asked.rows[at], asked.titles[at])
+            asked.sizes[at] = self._sizes(asked.means[at])
+        else:
+            self._asked = None
+
+
+@dataclass(slots=True)
+class _Asked:
+    rows: Rows
+    titles: FloatArray
+    means: FloatArray
+    sizes: FloatArray
+
+
+_FEW = 3
+"""Rows whose means are worth bringing up to date one by one."""
+
+
+class Centroid(_OfMeans):
     """Nearest class mean, each shrunk towards its answer's name (Rocchio, 1971)."""
 
     def __init__(self, dim: int, *, shrink: float = 2.0, temperature: float = 20.0) -> None:
+        super().__init__()
         self._sums: FloatArray = np.zeros((0, dim))
         self._shrink, self._temperature = shrink, temperature
 
     def opinion(self, question: Question) -> FloatArray:
-        means = taken(self._sums, question.rows) + self._shrink * question.titles
-        norms = np.linalg.norm(means, axis=1)
-        cosines = means @ question.vector / np.maximum(norms, 1e-9)
+        asked = self._for(question)
+        cosines = asked.means @ question.vector / np.maximum(asked.sizes, 1e-9)
         return normalised(self._temperature * cosines)
 
     def learn(self, lesson: Lesson, sign: float) -> None:
@@ -170,6 +215,13 @@ class Centroid:
             self._sums[row] += right * step
         if lesson.refused is not None:
             self._sums[lesson.refused] -= 0.5 * step
+        self._keep_up([*lesson.target, *([] if lesson.refused is None else [lesson.refused])])
+
+    def _means(self, rows: Rows, titles: FloatArray) -> FloatArray:
+        return taken(self._sums, rows) + self._shrink * titles
+
+    def _sizes(self, means: FloatArray) -> FloatArray:
+        return np.asarray(np.linalg.norm(means, axis=1))
 
 
 class Ridge:
@@ -200,11 +252,12 @@ class Ridge:
         subtract_outer(self._inverse, gain, along)
 
 
-class Discriminant:
+class Discriminant(_OfMeans):
     """Linear discriminant analysis (Fisher, 1936): Gaussian classes with one covariance, their
     means shrunk to the names. The inverse scatter follows by Sherman and Morrison (1950)."""
 
     def __init__(self, dim: int, *, shrink: float = 1.0, penalty: float = 2.0) -> None:
+        super().__init__()
         self._sums: FloatArray = np.zeros((0, dim))
         self._counts: FloatArray = np.zeros(0)
         self._inverse: FloatArray = np.eye(dim) / penalty
@@ -212,16 +265,11 @@ class Discriminant:
         self._own: FloatArray = np.zeros((0, dim))
         self._owned: FloatArray = np.zeros(0)
         self._seen, self._shrink = 0.0, shrink
-        self._asked: _Asked | None = None
 
     def opinion(self, question: Question) -> FloatArray:
-        asked = self._asked
-        if asked is None or not asked.is_for(question):
-            means = self._means(question.rows, question.titles)
-            asked = _Asked(question.rows, question.titles, means, _spread(means, self._inverse))
-            self._asked = asked
+        asked = self._for(question)
         near = asked.means @ (self._inverse @ question.vector)
-        return normalised((self._seen + 30) * (near - asked.spread / 2))
+        return normalised((self._seen + 30) * (near - asked.sizes / 2))
 
     def learn(self, lesson: Lesson, sign: float) -> None:
         if not lesson.target:
@@ -247,7 +295,7 @@ class Discriminant:
             scale = part / (1 + part * (off @ along))
             subtract_outer(self._inverse, along, scale * along)
             if self._asked is not None:
-                self._asked.spread -= scale * (self._asked.means @ along) ** 2
+                self._asked.sizes -= scale * (self._asked.means @ along) ** 2
         self._own[row] += weight * vector
         self._owned[row] += weight
 
@@ -255,39 +303,11 @@ class Discriminant:
         counts = taken(self._counts, rows)[:, None] + self._shrink
         return np.asarray((taken(self._sums, rows) + self._shrink * titles) / counts)
 
-    def _keep_up(self, rows: list[int]) -> None:
-        """What is kept for the next question of the same answers: their product with the inverse
-        is most of what a step would cost."""
-        asked = self._asked
-        if asked is None:
-            return
-        if len(rows) > _FEW:
-            self._asked = None
-            return
-        at = np.flatnonzero(np.isin(asked.rows, rows))
-        asked.means[at] = self._means(asked.rows[at], asked.titles[at])
-        asked.spread[at] = _spread(asked.means[at], self._inverse)
+    def _sizes(self, means: FloatArray) -> FloatArray:
+        """How far they spread."""
+        return np.asarray(((means @ self._inverse) * means).sum(1))
 
 
-@dataclass(slots=True)
-class _Asked:
-    """The answers last asked for: their means (K, d), and what those spread (K,)."""
-
-    rows: Rows
-    titles: FloatArray
-    means: FloatArray
-    spread: FloatArray
-
-    def is_for(self, question: Question) -> bool:
-        return self.titles is question.titles and np.array_equal(self.rows, question.rows)
-
-
-def _spread(means: FloatArray, inverse: FloatArray) -> FloatArray:
-    return np.asarray(((means @ inverse) * means).sum(1))
-
-
-_FEW = 3
-"""Rows whose means are worth bringing up to date one by one."""
 _NONE = 1e-9
 """What is left of a class's weight when all of it was taken back."""
 
@@ -297,7 +317,9 @@ class Words:
     of the meaning leaves out."""
 
     def __init__(self, *, pseudo: float = 1.2) -> None:
-        self._counts: dict[str, dict[int, float]] = {}
+        # Of each word the rows of the answers it came with, and how often: side by side in RAM, as
+        # a request's words may have been seen with a thousand.
+        self._counts: dict[str, tuple[array[int], array[float]]] = {}
         self._answers: FloatArray = np.zeros(0)
         self._pseudo = pseudo
 
@@ -306,8 +328,8 @@ class Words:
         base = seen / seen.sum()
         # Relative to an answer never seen with the word: all of those are alike.
         votes = [self._counts[word] for word in question.words if word in self._counts]
-        rows = np.fromiter(chain.from_iterable(votes), np.intp)
-        count = np.fromiter(chain.from_iterable(map(dict.values, votes)), np.float64)
+        rows = np.frombuffer(b"".join([rows for rows, _ in votes]), dtype=np.int64)
+        count = np.frombuffer(b"".join([counts for _, counts in votes]), dtype=np.float64)
         place = placed(rows, question.rows)
         heard = (place >= 0) & (count > 0)
         place, count = place[heard], count[heard]
@@ -320,8 +342,12 @@ class Words:
             amount = sign * lesson.weight * right
             self._answers[row] += amount
             for word in lesson.words:
-                counts = self._counts.setdefault(word, {})
-                counts[row] = counts.get(row, 0.0) + amount
+                rows, counts = self._counts.setdefault(word, (array("q"), array("d")))
+                if row in rows:
+                    counts[rows.index(row)] += amount
+                else:
+                    rows.append(row)
+                    counts.append(amount)
 
 
 class Product:
