@@ -145,7 +145,8 @@ class Shelf:
         rows = self._candidates(vector, k, labels)
         scores = np.vecdot(self.matrix.take(rows), vector)
         best = np.lexsort((self._ranks[rows], -scores))[:k]
-        return [(self.names[rows[i]], float(scores[i])) for i in best]
+        names = map(self.names.__getitem__, rows[best].tolist())
+        return list(zip(names, scores[best].tolist(), strict=True))
 
     def _candidates(self, vector: FloatArray, k: int, labels: Collection[str] | None) -> IntArray:
         """Rows among which the `k` best are: certainly, if there are few enough."""

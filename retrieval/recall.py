@@ -231,4 +231,4 @@ def _older(a: Recalled, b: Recalled) -> bool:
 
 
 def _recalled(found: Iterable[tuple[Record, float]], channel: str) -> list[Recalled]:
-    return [Recalled(record=r, score=min(1.0, float(s)), channel=channel) for r, s in found]
+    return [Recalled(record=r, score=s if s < 1.0 else 1.0, channel=channel) for r, s in found]

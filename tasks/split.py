@@ -64,13 +64,14 @@ def split(text: str, *, closed: bool = False) -> Split:
     parts = _parts(text)
     judged = parts[:1] + parts[1:][-1:]
     likeness = [instructs(part) for part in judged]
+    preferred = likeness.copy()
     if judged and not _LABEL.match(judged[0]):
-        likeness[0] += _FIRST
-    for best in sorted(range(len(judged)), key=lambda i: -likeness[i]):
+        preferred[0] += _FIRST
+    for best in sorted(range(len(judged)), key=lambda i: -preferred[i]):
         if pattern := _instruction(judged[best]):
             marks, sure = (_MARKED, _SURE_CLOSED) if closed else (_DELIMITED, _SURE)
             whole = len(parts) == 1 and not marks.search(judged[best])
-            return Split(pattern=pattern, bare=whole and instructs(judged[best]) < sure)
+            return Split(pattern=pattern, bare=whole and likeness[best] < sure)
     return Split(pattern=mask.pattern(text[:_JUDGED]), bare=True)
 
 
@@ -95,9 +96,10 @@ def instructs(part: str) -> float:
 def _instruction(part: str) -> str:
     """The lines of a part that instruct, masked; the whole part if none stands out."""
     lines = [line for line in part.split("\n") if line.strip()]
-    likeness = [instructs(line.strip()) for line in lines]
-    top = max(likeness)
-    if top >= _CLEAR:
-        lines = [li for li, s in zip(lines, likeness, strict=True) if s >= _SHARE * top]
+    if len(lines) > 1:
+        likeness = [instructs(line.strip()) for line in lines]
+        top = max(likeness)
+        if top >= _CLEAR:
+            lines = [li for li, s in zip(lines, likeness, strict=True) if s >= _SHARE * top]
     pattern = mask.pattern("\n".join(lines)[:_JUDGED])
     return _COURTESY.sub("", _TAIL.sub("", pattern))
