@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -88,7 +89,7 @@ def testify(kept: Mapping[str, Any], kind: EventKind, body: Mapping[str, Json]) 
     return said
 
 
-@dataclass(slots=True)
+@dataclass
 class _Told:
     """The opinions kept of one answer, over the answers listed and one place for each other."""
 
@@ -98,7 +99,7 @@ class _Told:
     def likelihood(self, text: str) -> FloatArray:
         """Each expert's probability of `text` at each sharpness, shape (experts, sharpness)."""
         place = self.place(text)
-        return np.asarray(self._read()[:, :, place])
+        return np.asarray(self._read[:, :, place])
 
     def place(self, text: str) -> int:
         """The first place of the others when it is not listed."""
@@ -136,7 +137,7 @@ class _Told:
         that answer the right one; `others`: were it another; None where it speaks of no other."""
         if POOL not in self.kept["experts"]:
             return {}
-        rows = dict(zip(self.names(), self._table(), strict=True))
+        rows = dict(zip(self.names(), self._table, strict=True))
         if FROZEN in rows:
             rows.setdefault(NAMES, rows[FROZEN])  # without a model they are one
         before = np.exp(rows[POOL])
@@ -153,12 +154,15 @@ class _Told:
         powers = self.kept.get("powers")
         return reached(slopes, powers) if powers and slopes else None
 
+    @cached_property
     def _read(self) -> FloatArray:
-        return sharpened(self._table())
+        return sharpened(self._table)
 
+    @cached_property
     def _table(self) -> FloatArray:
-        rows = [row.split() for row in self.kept["experts"].values()]
-        listed = np.array(rows, dtype=np.float64) / _CENTINATS
+        rows = self.kept["experts"].values()
+        whole = np.fromstring(" ".join(rows), dtype=np.float64, sep=" ")
+        listed = whole.reshape(len(rows), len(self.kept["answers"])) / _CENTINATS
         others = self.kept["of"] - listed.shape[1]
         if others > 0:
             rest = np.maximum(1 - np.exp(listed).sum(1, keepdims=True), FLOOR) / others

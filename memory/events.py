@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -149,19 +150,24 @@ def check(event: Event) -> None:
 
 def check_text(value: object, name: str) -> None:
     """Raise InvalidText if `value`, or a text inside it, cannot be written as UTF-8."""
+    if _is_plain(value):
+        return
     if isinstance(value, str):
         _check_encodes(value, name)
-    elif value is None or isinstance(value, bool | int | float):  # most of what experts say
-        return
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            check_text(key, name)
-            # Most are plain, and need no name of their own.
-            if not (isinstance(inner, str) and inner.isascii()):
+            if not _is_plain(key):
+                check_text(key, name)
+            if not _is_plain(inner):
                 check_text(inner, f"{name}.{key}")
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for inner in value:
             check_text(inner, name)
+
+
+def _is_plain(value: object) -> bool:
+    """A number, nothing, or ASCII: most of what an event holds."""
+    return value.isascii() if isinstance(value, str) else isinstance(value, _NUMBERS)
 
 
 def _check_encodes(text: str, name: str) -> None:
@@ -246,11 +252,9 @@ def _heard(said: Any) -> bool:  # noqa: ANN401 (from an import it may be anythin
 
 
 def _opinions(said: Any) -> bool:  # noqa: ANN401
-    rows = [[int(centinats) for centinats in row.split()] for row in said["experts"].values()]
-    listed = len(said["answers"])
+    rows, listed = said["experts"].values(), len(said["answers"])
     return (
-        all(len(row) == listed for row in rows)
-        and all(centinats <= 0 for row in rows for centinats in row)
+        all(len(row.split()) == listed and _LOGS.fullmatch(row) for row in rows)
         and said["of"] >= listed
         and isinstance(said["closed"], bool)
         and set(said["passes"]) <= said["experts"].keys()
@@ -281,6 +285,10 @@ def _number(said: Any) -> float:  # noqa: ANN401
         raise TypeError(said)
     return said
 
+
+_NUMBERS = (int, float, bool, type(None))
+_LOGS = re.compile("(?:(?:0|-[0-9]+)(?: |$))*")
+"""Log-probabilities in whole hundredths: none is above 0."""
 
 _SETTINGS: dict[str, Callable[[Any], bool]] = {
     "free": lambda said: isinstance(said, bool),

@@ -75,6 +75,20 @@ def test_more_events_than_a_page_are_all_read(journal: Journal) -> None:
     assert [e.id for e in events(journal)] == [f"r{i}" for i in range(2001)]
 
 
+def test_what_is_written_alone_is_told_as_it_will_be_read(journal: Journal) -> None:
+    first, second = (
+        answered("r1"),
+        dataclasses.replace(answered("r2"), body={**answered().body, "n": (1, 2)}),
+    )
+    assert journal.append_all([first, answered("r0")]).alone == ()
+    written = journal.append_all([second])
+    assert (written.fresh, list(written.alone)) == (1, list(journal.since(2)))
+    assert journal.append_all([second]) == (0, ())
+    # Of two of which one is known, too.
+    mixed = journal.append_all([second, correction(second, "Ask.")])
+    assert (mixed.fresh, list(mixed.alone)) == (1, list(journal.since(3)))
+
+
 def test_one_users_events_are_read_without_the_others(journal: Journal) -> None:
     journal.append(answered("r1", user="ada"))
     journal.append(answered("r2", user="bob"))
