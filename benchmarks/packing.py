@@ -37,7 +37,7 @@ def nearest(k: int, *, budget: int = 4096) -> Way:
     """The `k` nearest, however near: of equal scores, none is left out."""
 
     def way(request: Request, recall: Recall, model: HFModel) -> Packed:
-        alike = tuple(replace(case, score=1.0) for case in recall.cases[:k])
+        alike = tuple(case._replace(score=1.0) for case in recall.cases[:k])
         return pack(request, replace(recall, cases=alike), budget=budget, count=model)
 
     return way

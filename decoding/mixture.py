@@ -79,12 +79,15 @@ _KEPT = log(1 - SHARE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blend:
-    """`scores` (K,) = sum over experts of `weights[e] * parts[e]` (K,); each sums to 1."""
+    """`scores` (K,) = sum over experts of `weights[e] * parts[e]` (K,); each sums to 1.
+
+    `rows`: the `table` of the opinions that were mixed, where one was made."""
 
     scores: FloatArray
     weights: Mapping[str, float]
     parts: Mapping[str, FloatArray]
     mute: float = 0.0
+    rows: FloatArray | None = None
 
 
 def normalise(scores: FloatArray) -> FloatArray:
@@ -136,7 +139,8 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
     if mute:
         cells[names.index(FROZEN), _PLAIN] += mute
     cells /= cells.sum()
-    read = sharpened(table(opinions))
+    rows = table(opinions)
+    read = sharpened(rows)
     totals = cells.sum(1)
     parts = np.einsum("es,esk->ek", cells, read) / totals[:, None]
     return Blend(
@@ -144,6 +148,7 @@ def blend(opinions: Mapping[str, FloatArray], weights: Weights) -> Blend:
         weights=dict(zip(names, totals.tolist(), strict=True)),
         parts=dict(zip(names, parts, strict=True)),
         mute=mute,
+        rows=rows,
     )
 
 

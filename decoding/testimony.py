@@ -48,7 +48,7 @@ def opinions_json(
     step is tried: whether it was; and powers, where experts were pooled: those that it was done
     with (`pool.held`).
     """
-    rows = table(opinions)
+    rows = table(opinions) if mixed.rows is None else mixed.rows
     listed = _likeliest(mixed.scores, rows)
     with np.errstate(divide="ignore"):
         mixture = np.log(mixed.scores[listed])

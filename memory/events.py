@@ -254,7 +254,7 @@ def _heard(said: Any) -> bool:  # noqa: ANN401 (from an import it may be anythin
 def _opinions(said: Any) -> bool:  # noqa: ANN401
     rows, listed = said["experts"].values(), len(said["answers"])
     return (
-        all(len(row.split()) == listed and _LOGS.fullmatch(row) for row in rows)
+        all(row.count(" ") == listed - 1 and _LOGS.fullmatch(row) for row in rows)
         and said["of"] >= listed
         and isinstance(said["closed"], bool)
         and set(said["passes"]) <= said["experts"].keys()
@@ -287,7 +287,7 @@ def _number(said: Any) -> float:  # noqa: ANN401
 
 
 _NUMBERS = (int, float, bool, type(None))
-_LOGS = re.compile("(?:(?:0|-[0-9]+)(?: |$))*")
+_LOGS = re.compile("(?:0|-[0-9]+)(?: (?:0|-[0-9]+))*")
 """Log-probabilities in whole hundredths: none is above 0."""
 
 _SETTINGS: dict[str, Callable[[Any], bool]] = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Voters:
     """Remembered records near a request: whose answer is candidate `place` (V,), at which cosine
     (V,), with which weight (V,), negative for refused answers."""
@@ -35,6 +36,16 @@ class Voters:
     place: Rows
     cosine: FloatArray
     weight: FloatArray
+
+    @cached_property
+    def size(self) -> FloatArray:
+        """How much each says, whatever it is: shape (V,)."""
+        return np.abs(self.weight)
+
+    @cached_property
+    def against(self) -> NDArray[np.bool_]:
+        """Who speaks against its answer: shape (V,)."""
+        return np.asarray(self.weight <= 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +110,10 @@ class Kernel:
 
     def votes(self, voters: Voters, prior: FloatArray) -> FloatArray:
         """`prior`: log-probabilities, shape (K,)."""
-        mass = np.abs(voters.weight) * np.exp((voters.cosine - 1) / self._tau)
-        size = len(prior)
-        place = np.where(voters.weight > 0, voters.place, voters.place + size)
-        pos, neg = np.bincount(place, mass, 2 * size).reshape(2, size)
+        mass = voters.size * np.exp((voters.cosine - 1) / self._tau)
+        count = len(prior)
+        place = voters.place + count * voters.against
+        pos, neg = np.bincount(place, mass, 2 * count).reshape(2, count)
         with np.errstate(divide="ignore"):
             base = np.logaddexp(np.log(self._pseudo) + prior, np.log(pos))
         return normalised(base - 3 * neg / (neg + 0.05))
@@ -128,14 +139,15 @@ class Recent:
         heard = place >= 0
         voters = Voters(
             place=place[heard],
-            cosine=(self._vectors @ question.vector)[heard],  # the vectors are not copied
+            cosine=(self._vectors @ question.vector.astype(np.float32))[heard],  # not copied
             weight=self._weights[heard],
         )
         return self._kernel.votes(voters, question.names)
 
     def learn(self, lesson: Lesson, sign: float) -> None:
         if self._vectors is None:
-            self._vectors = np.zeros((len(self._rows), len(lesson.vector)))
+            # Half the bytes to read at every request.
+            self._vectors = np.zeros((len(self._rows), len(lesson.vector)), dtype=np.float32)
         row, weight = _hard(lesson)
         if sign > 0:
             self._rows[self._next], self._weights[self._next] = row, weight
@@ -143,7 +155,7 @@ class Recent:
             self._next = (self._next + 1) % len(self._rows)
         else:  # what had to leave for it does not come back: the window is of lessons, not of days
             same = (self._rows == row) & (self._weights == weight)
-            same &= (self._vectors == lesson.vector).all(1)
+            same &= (self._vectors == lesson.vector.astype(np.float32)).all(1)
             # One of those that are alike, the newest: the others were not taken back.
             at = max(np.flatnonzero(same), key=lambda i: (i - self._next) % len(same), default=None)
             if at is not None:

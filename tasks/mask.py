@@ -47,7 +47,7 @@ def pattern(text: str) -> str:
 
     Method: MemPrompt keys its memory by the question without its arguments (Madaan et al. 2022).
     """
-    line = _masked(text[:MAX_CHARACTERS].lower())
+    line = text[:MAX_CHARACTERS].lower()
     # A mask may bring together what forms another span; each round leaves less that is no mark.
     while (again := _masked(line)) != line:
         line = again

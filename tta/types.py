@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from tta.outputs import Choices as Choices
@@ -203,8 +203,7 @@ class Record:
     instead: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalled:
+class Recalled(NamedTuple):
     """A record that bears on a request. `score` is a cosine similarity (1.0 for rules); of a
     passage also its share of the best one's rank, and what feedback said of it, are in it."""
 
