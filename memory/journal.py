@@ -167,8 +167,6 @@ class Journal:
 
     def append_all(self, events: Sequence[Event]) -> Written:
         """`append` in one transaction, all or none."""
-        for event in events:
-            check(event)
         rows = [_to_row(event) for event in events]
         # An answer that nobody has reacted to yet need not wait for the disk: feedback does, and
         # takes all before it along.
@@ -229,7 +227,6 @@ class Journal:
             gone = connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
             _retract(connection, user)
             tombstone = Event(kind=EventKind.FORGOTTEN, user=user, body={"events": gone})
-            check(tombstone)
             _append(connection, [_to_row(tombstone)])
             _drop_snapshot(connection)
             # Killed before the file is rewritten, the next opening finishes it.
@@ -351,6 +348,9 @@ def _check_answered(about: Mapping[str, Any] | None, row: Mapping[str, Any]) -> 
 
 
 def _to_row(event: Event) -> dict[str, Any]:
+    """Raises what `check` does."""
+    body = body_json(event)
+    check(event, body)
     return {
         "id": event.id,
         "kind": str(event.kind),
@@ -358,7 +358,7 @@ def _to_row(event: Event) -> dict[str, Any]:
         "task": event.task,
         "response": event.response,
         "time": float(event.time),
-        "body": body_json(event),
+        "body": body,
     }
 
 
