@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from tta.errors import IndexInUse, InvalidSetting, StoreClosed, StoreError
-from tta.memory.scrub import blank, scrub
+from tta.memory.scrub import blank, scrub, torn
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client
@@ -331,4 +331,4 @@ def _damaged(folder: Path) -> bool:
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as problem:
         return problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-    return False
+    return torn(folder)

@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 
 _HEADER = struct.Struct("<i4Q")
-"""hnswlib's: version, offset, places, places in use, bytes of each."""
+"""Of hnswlib's, the first numbers: version, offset, places, places in use, bytes of each."""
+_HEADER_SIZE = 100
+"""All of it, in bytes; a shorter one was cut off by a kill."""
 
 
 def scrub(folder: Path) -> None:
@@ -45,9 +47,29 @@ def blank(folder: Path) -> None:
         data = header.with_name("data_level0.bin")
         if not data.exists():
             continue
-        with header.open("rb") as file:
-            _, _, places, used, length = _HEADER.unpack(file.read(_HEADER.size))
-        if used < places and data.stat().st_size == places * length:
+        size = data.stat().st_size
+        used = _in_use(header, size)
+        if used < size:
             with data.open("r+b") as file:
-                file.seek(used * length)
-                file.write(bytes((places - used) * length))
+                file.seek(used)
+                file.write(bytes(size - used))
+
+
+def _in_use(header: Path, size: int) -> int:
+    """How many bytes from the start, of `size` in all, hold vectors."""
+    known = header.read_bytes()
+    if len(known) < _HEADER_SIZE:
+        return 0  # so it is never read: see `torn`
+    _, _, places, used, length = _HEADER.unpack_from(known)
+    return int(used * length) if size == places * length else size
+
+
+def torn(folder: Path) -> bool:
+    """Whether a kill left HNSW files that Chroma would read, and that hnswlib may crash on.
+
+    Without metadata beside them it reads none: all vectors are still in its queue.
+    """
+    return any(
+        header.stat().st_size < _HEADER_SIZE and header.with_name("index_metadata.pickle").exists()
+        for header in folder.glob("*/header.bin")
+    )

@@ -1,6 +1,6 @@
 """The process that the kill test kills. Started once, it imports everything and then forks a child
-for each line `FOLDER SEED` on its standard input, printing the child's process id, and "dead" when
-the child has ended.
+for each line `FOLDER SEED` on its standard input, printing the child's process id, and when the
+child has ended, the signal or the exit code that it ended by.
 
 The child opens the memory, compares it with what the log says was acknowledged, and then answers,
 learns, undoes and forgets without end, writing to the log `try ...` before and `ack ...` after
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -148,8 +149,8 @@ def main() -> None:
             child(Path(folder), int(seed))
             os._exit(1)
         print(pid, flush=True)
-        os.waitpid(pid, 0)
-        print("dead", flush=True)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(signal.Signals(-code).name if code < 0 else code, flush=True)
 
 
 if __name__ == "__main__":

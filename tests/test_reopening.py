@@ -21,6 +21,7 @@ from memories import (
 
 from tta import errors
 from tta.memory import Memory
+from tta.memory.chroma import _GRAPH
 from tta.memory.journal import FORMAT
 from tta.testing import HashEmbedder
 from tta.types import RecordKind
@@ -83,6 +84,27 @@ def test_an_index_damaged_inside_is_made_again_loudly(
         assert near(memory, "question number 1") == ["Ask."]
         assert_consistent(memory)
     assert "made anew" in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, 20, 50])
+@pytest.mark.parametrize("vectors_in", ["the queue", "the graph"])
+@pytest.mark.parametrize("erasing", [False, True])
+def test_a_header_cut_off_by_a_kill_costs_nothing(
+    folder: Path, size: int, vectors_in: str, erasing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if vectors_in == "the graph":
+        monkeypatch.setitem(_GRAPH, "sync_threshold", 2)
+    with Memory.open(folder, embedder=EMBED, flush_every=2) as memory:
+        teach(memory)
+    (header,) = (folder / "index").glob("*/header.bin")
+    assert header.with_name("index_metadata.pickle").exists() == (vectors_in == "the graph")
+    header.write_bytes(header.read_bytes()[:size])
+    if erasing:
+        (folder / "index.scrub").touch()
+    for _ in range(2):
+        with Memory.open(folder, embedder=EMBED) as memory:
+            assert near(memory, "question number 1") == ["Ask."]
+            assert_consistent(memory)
 
 
 def test_another_embedder_embeds_all_again_and_says_so(
