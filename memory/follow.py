@@ -121,7 +121,11 @@ class Follower:
         self, user: str, vector: FloatArray, k: int, *, kind: str, labels: set[str] | None
     ) -> Sequence[tuple[str, float]]:
         """(record id, cosine) of the best; see `MemoryIndex.search`."""
-        return self._index_of(user).search(user, vector, k, shelf=kind, labels=labels)
+        # A feedback's rank is its own, and what it refuses it refuses of the text of its case.
+        beside = RecordKind.CASE if kind == RecordKind.REJECTED else None
+        return self._index_of(user).search(
+            user, vector, k, shelf=kind, labels=labels, beside=beside
+        )
 
     def _index_of(self, user: str) -> MemoryIndex | ChromaIndex:
         """The index, once it has been given what a snapshot holds of the user."""

@@ -108,15 +108,19 @@ class MemoryIndex:
         *,
         shelf: str,
         labels: Collection[str] | None = None,
+        beside: str | None = None,
     ) -> Sequence[tuple[str, float]]:
         """(id, cosine) of the `k` best of a shelf, best first, of equals the lower rank.
 
         Only of `labels` when given. The answer depends on what is held, not on how it came there.
+        `beside`: a shelf of which ranks that are here as well have the vectors that they have here;
+        searched for the same vector before, it saves reading them again.
         """
         theirs = self._shelves.get(user, {})
         if shelf not in theirs or k <= 0:
             return ()
-        return theirs[shelf].search(vector, k, labels)
+        other = None if beside is None else theirs.get(beside)
+        return theirs[shelf].search(vector, k, labels, beside=other)
 
     def vectors(self, user: str, ids: Sequence[str]) -> FloatArray:
         """The vectors of `ids`, shape (len(ids), dim); zeros for ids that are not held."""
@@ -310,10 +314,11 @@ class ChromaIndex:
         *,
         shelf: str,
         labels: Collection[str] | None = None,
+        beside: str | None = None,
     ) -> Sequence[tuple[str, float]]:
         """(id, cosine), best first; see `MemoryIndex.search`."""
         self._load(user)
-        return self._ram.search(user, vector, k, shelf=shelf, labels=labels)
+        return self._ram.search(user, vector, k, shelf=shelf, labels=labels, beside=beside)
 
     def vectors(self, user: str, ids: Sequence[str]) -> FloatArray:
         """The vectors of `ids`, shape (len(ids), dim); zeros for ids that are not held."""

@@ -21,6 +21,7 @@ from tta.testing import HashEmbedder
 from tta.types import Event, EventKind, Json, RecordKind, Weights
 
 EMBED = HashEmbedder()
+_VOTING = (RecordKind.CASE, RecordKind.REJECTED)
 WEIGHER = Mixture()
 ANSWERS = ("yes", "no", "maybe", "ja")
 
@@ -145,6 +146,8 @@ def assert_consistent(memory: Memory) -> None:
         index = memory._follower._index_of(user)  # as a search gets it
         past = memory.state.users[user].past.values()
         live = [r for r in memory.records(user=user) if r.kind is not RecordKind.RULE] + [*past]
+        said_of = {(r.source, r.request) for r in live if r.kind in _VOTING}  # one rank, one vector
+        assert len(said_of) == len({source for source, _ in said_of})
         assert sorted(index.known(user)) == sorted(r.id for r in live)
         if live and type(memory._embedder) is HashEmbedder:  # others count, or fail
             said = memory._embedder.embed([r.request for r in live])

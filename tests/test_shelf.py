@@ -30,13 +30,16 @@ def label(number: int) -> str:
     return f"label {number % 3}"
 
 
+def place(number: int) -> Place:
+    return Place("", label(number), number)
+
+
 def filled(held: Vectors, numbers: Sequence[int], *, sketched_from: int, step: int = 100) -> Shelf:
     """A shelf with the vectors of `numbers`; a vector's number is its name and its rank."""
     shelf = Shelf(DIM, sketched_from=sketched_from)
     for start in range(0, len(numbers), step):
         some = list(numbers[start : start + step])
-        places = [Place("", label(n), n) for n in some]
-        shelf.put([str(n) for n in some], held[some], places)
+        shelf.put([str(n) for n in some], held[some], [place(n) for n in some])
     return shelf
 
 
@@ -73,6 +76,61 @@ def test_the_search_of_some_labels_is_brute_force_too(labels: list[str]) -> None
     for query in clustered(10, seed=1):
         assert names(shelf.search(query, 64, labels)) == best(held, numbers, query, 64)
     assert shelf.search(held[0], 64, ["unknown"]) == []
+
+
+@pytest.mark.parametrize("sketched_from", [1200, 10**9])
+@pytest.mark.parametrize("labels", [None, ["label 1"]])
+@pytest.mark.parametrize(("lost", "more"), [(1, 1), (7, 400), (2, 2000)])
+def test_what_was_read_of_a_shelf_beside_changes_nothing_that_is_found(
+    sketched_from: int, labels: list[str] | None, lost: int, more: int
+) -> None:
+    held = clustered(6000)
+    numbers = [n for n in range(4000) if lost == 1 or n % lost] + list(range(6000 - more, 6000))
+    beside = filled(held, range(4000), sketched_from=sketched_from)
+    shelf = filled(held, numbers, sketched_from=sketched_from)
+    alone = filled(held, numbers, sketched_from=sketched_from)
+    for round_, query in enumerate(clustered(12, seed=1)):
+        beside.search(query, 64)
+        found = shelf.search(query, 64, labels, beside=beside)
+        among = [n for n in numbers if labels is None or label(n) in labels]
+        assert names(found) == best(held, among, query, 64)
+        assert found == alone.search(query, 64, labels)
+        gone, new = numbers.pop(), 4000 + round_
+        if new not in numbers and new != gone:
+            numbers.append(new)
+        for one in (shelf, alone):
+            one.remove(str(gone))
+            one.put([str(numbers[-1])], held[[numbers[-1]]], [place(numbers[-1])])
+        beside.put([str(new)], held[[new]], [place(new)])
+
+
+def test_what_was_read_beside_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, read = clustered(3000), list[int]()
+    beside = filled(held, range(3000), sketched_from=10**9)
+    shelf = filled(held, range(1500, 3000), sketched_from=10**9)
+    real = Rows.dot
+
+    def dot(self: Rows, vector: Vectors, count: int) -> Vectors:
+        read.append(count)
+        return real(self, vector, count)
+
+    monkeypatch.setattr(Rows, "dot", dot)
+    beside.search(held[0], 9)
+    found = shelf.search(held[0], 9, beside=beside)
+    assert read == [3000]
+    beside.put(["1500"], held[[0]], [place(1500)])
+    assert shelf.search(held[1], 9, beside=beside) == shelf.search(held[1], 9)
+    assert read == [3000, 1500]  # of another vector nothing was read beside
+    assert names(found) == best(held, range(1500, 3000), held[0], 9)
+
+
+def test_a_vector_that_changed_its_contents_in_place_is_another() -> None:
+    held = clustered(3000)
+    shelf = filled(held, range(2998), sketched_from=10**9)
+    query = held[2998].copy()
+    shelf.search(query, 9)
+    query[:] = held[2999]
+    assert names(shelf.search(query, 9)) == best(held, range(2998), held[2999], 9)
 
 
 def test_the_sketch_is_read_and_leaves_most_rows_alone() -> None:
