@@ -251,7 +251,9 @@ def _top(scores: FloatArray, count: int) -> IntArray:
 def _only(scores: FloatArray, allowed: NDArray[np.bool_] | None) -> FloatArray:
     if allowed is None:
         return scores
-    return np.where(allowed, scores, np.float32(-np.inf)).astype(np.float32, copy=False)
+    theirs = scores.copy()  # what was read is read again
+    theirs[~allowed] = -np.inf
+    return theirs
 
 
 def _grown(part: NDArray[Any], size: int) -> NDArray[Any]:

@@ -75,6 +75,7 @@ def test_the_search_of_some_labels_is_brute_force_too(labels: list[str]) -> None
     numbers = [n for n in range(6000) if label(n) in labels]
     for query in clustered(10, seed=1):
         assert names(shelf.search(query, 64, labels)) == best(held, numbers, query, 64)
+        assert names(shelf.search(query, 64)) == best(held, range(6000), query, 64)
     assert shelf.search(held[0], 64, ["unknown"]) == []
 
 
@@ -122,6 +123,30 @@ def test_what_was_read_beside_is_not_read_again(monkeypatch: pytest.MonkeyPatch)
     assert shelf.search(held[1], 9, beside=beside) == shelf.search(held[1], 9)
     assert read == [3000, 1500]  # of another vector nothing was read beside
     assert names(found) == best(held, range(1500, 3000), held[0], 9)
+
+
+@pytest.mark.parametrize("sketched_from", [1200, 10**9])
+def test_what_was_read_is_forgotten_when_something_is_put_or_removed(sketched_from: int) -> None:
+    held, others = clustered(3001), list(range(1, 3000))
+    beside = filled(held, others, sketched_from=sketched_from)
+    shelf = filled(held, others, sketched_from=sketched_from)
+    query = held[3000]
+    there = set(others)
+    for number in (best(held, others, query, 1)[0], 7, 0):
+        for one in (beside, shelf):
+            one.search(query, 9, beside=beside)
+            one.remove(str(number))
+        there.discard(number)
+        for among in (shelf, beside):
+            found = among.search(query, 9, beside=beside)
+            assert names(found) == best(held, sorted(there), query, 9)
+        held[number] = query  # it comes back as the nearest
+        for one in (beside, shelf):
+            one.put([str(number)], held[[number]], [place(number)])
+        there.add(number)
+        for among in (shelf, beside):
+            found = among.search(query, 9, beside=beside)
+            assert names(found) == best(held, sorted(there), query, 9)
 
 
 def test_a_vector_that_changed_its_contents_in_place_is_another() -> None:
